@@ -1,0 +1,1 @@
+//! Deterministic simulation of whole clusters, on the pure core, from a seed.

@@ -1,0 +1,18 @@
+//! ratoon: a replicated store of collections, grown by out-of-band, resumable snapshots.
+//!
+//! The rooms of the house, lowest floor first; a room imports only from floors below its own
+//! (`tests/tidy.rs` checks it, `docs/architecture.md` explains it).
+
+// Floor 0: words, bytes, bounds.
+pub mod codec;
+pub mod kv;
+pub mod limits;
+pub mod manifest;
+pub mod proto;
+pub mod types;
+
+// Floor 1: what decides, and does no IO.
+pub mod raft;
+
+// Floor 3: the runtime of one node.
+pub mod node;

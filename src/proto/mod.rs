@@ -1,0 +1,20 @@
+//! Generated protobuf code. Conversions to the domain types stand beside it, one file a subject.
+
+#[allow(missing_docs, clippy::all)]
+/// The public API.
+pub mod v1 {
+    tonic::include_proto!("ratoon.v1");
+
+    /// Descriptors of the public API, for reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/api_descriptors.bin"));
+}
+
+/// What nodes say to each other and write to the log.
+pub mod internal {
+    #[allow(missing_docs, clippy::all)]
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("ratoon.internal.v1");
+    }
+}

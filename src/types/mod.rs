@@ -1,0 +1,22 @@
+//! The words every room shares: ids, names, commands, failures, membership.
+//!
+//! Plain data with its validation. Never does IO, never reads a clock, and knows no wire format:
+//! `proto/` and `codec/` turn these into bytes.
+
+mod command;
+mod failure;
+mod id;
+mod membership;
+mod name;
+mod read;
+mod snapshot;
+mod token;
+
+pub use command::{Action, Command, Condition, Reply, Request, SessionSequence, Write, WriteBatch};
+pub use failure::{Code, Failure, Retry};
+pub use id::{ClusterId, Digest, Index, NodeId, Now, SnapshotId, Term};
+pub use membership::{Addresses, Committed, ConfState, MembershipChange, Node, Payload, Pin, Role};
+pub use name::{CollectionName, Name};
+pub use read::{Consistency, Record, ScanOptions, ScanPage};
+pub use snapshot::{SnapshotReference, SnapshotSource, TransferState, TransferStatus};
+pub use token::JoinToken;
