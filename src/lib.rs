@@ -13,6 +13,7 @@ pub mod types;
 
 // Floor 1: what decides, and does no IO.
 pub mod raft;
+pub mod state;
 
 // Floor 3: the runtime of one node.
 pub mod node;

@@ -19,14 +19,20 @@ pub const VALUE_BYTES_MAX: usize = 4 * MIB;
 pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
 /// Most writes of one batch.
 pub const BATCH_WRITES_MAX: usize = 10_000;
-/// Most bytes of one batch's keys and values.
+/// Most bytes of one batch's keys, values, content types and collection names.
 pub const BATCH_BYTES_MAX: usize = 8 * MIB;
+/// What one write adds to an encoded batch beside the bytes counted above, at most.
+pub const BATCH_WRITE_OVERHEAD_BYTES_MAX: usize = 64;
 /// Most bytes of keys and values in one page of a scan; one larger record still makes a page.
 pub const SCAN_PAGE_BYTES_MAX: usize = 4 * MIB;
 /// Most records in one page of a scan.
 pub const SCAN_PAGE_RECORDS_MAX: usize = 10_000;
 /// Longest prefix, start, end or cursor of a scan, bytes.
 pub const SCAN_BOUND_BYTES_MAX: usize = KEY_BYTES_MAX + 64;
+/// Most rows one page of a scan looks at: a stretch of deleted records costs pages, never one long call.
+pub const SCAN_PAGE_ROWS_MAX: usize = 100_000;
+/// Older versions of one key stepped over one by one before a seek skips the rest.
+pub const VERSION_STEPS_MAX: usize = 8;
 
 // Collections, sessions, tokens, nodes.
 
@@ -38,10 +44,14 @@ pub const COLLECTIONS_MAX: usize = 100_000;
 pub const SESSIONS_MAX: usize = 10_000;
 /// Unexpired, unused join tokens.
 pub const TOKENS_MAX: usize = 1_000;
+/// Join tokens remembered, used and expired ones too, so that they are refused by their right name.
+pub const TOKENS_REMEMBERED_MAX: usize = 4 * TOKENS_MAX;
 /// Longest life of a join token.
 pub const TOKEN_TTL_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
 /// Life of a join token unless asked otherwise.
 pub const TOKEN_TTL_MS_DEFAULT: u64 = 3600 * 1000;
+/// How far a node's clock may lie off its peers'.
+pub const CLOCK_SKEW_MS_MAX: u64 = 5_000;
 /// Enrolled nodes, members or not.
 pub const NODES_MAX: usize = 64;
 /// Longest `host:port`, bytes.
@@ -51,6 +61,10 @@ pub const ADDRESS_BYTES_MAX: usize = 255;
 
 /// Largest encoded entry.
 pub const ENTRY_BYTES_MAX: usize = BATCH_BYTES_MAX + 2 * MIB;
+/// Largest encoded request: an entry adds the time and the framing.
+pub const REQUEST_BYTES_MAX: usize = ENTRY_BYTES_MAX - KIB;
+/// Largest value of a row of the state database.
+pub const STORED_ROW_BYTES_MAX: usize = VALUE_BYTES_MAX + 64 * KIB;
 /// Target bytes of entries in one append message; one larger entry still makes a message.
 pub const APPEND_BYTES_MAX: u64 = MIB as u64;
 /// Append messages on the way to one follower.
@@ -119,6 +133,10 @@ pub const BULK_IDLE_TIMEOUT_MS: u64 = 3_000;
 pub const RAFT_IDLE_TIMEOUT_MS: u64 = 3_000;
 
 const _: () = assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX <= BATCH_BYTES_MAX);
+const _: () = assert!(
+    BATCH_BYTES_MAX + BATCH_WRITES_MAX * BATCH_WRITE_OVERHEAD_BYTES_MAX + KIB <= REQUEST_BYTES_MAX
+);
+const _: () = assert!(SESSIONS_MAX >= 2 && VERSION_STEPS_MAX >= 1);
 const _: () = assert!(ENTRY_BYTES_MAX + MIB <= RAFT_FRAME_BYTES_MAX);
 const _: () = assert!(APPEND_BYTES_MAX as usize + ENTRY_BYTES_MAX + MIB <= RAFT_FRAME_BYTES_MAX);
 const _: () = assert!(EMBEDDED_BYTES_MAX + 2 * MIB <= RAFT_FRAME_BYTES_MAX);

@@ -1,5 +1,14 @@
 //! Generated protobuf code. Conversions to the domain types stand beside it, one file a subject.
 
+mod entry;
+mod error;
+mod failure;
+mod membership;
+mod reply;
+
+pub use error::DecodeError;
+pub use failure::{failure_from_proto, failure_to_proto};
+
 #[allow(missing_docs, clippy::all)]
 /// The public API.
 pub mod v1 {

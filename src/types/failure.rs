@@ -99,6 +99,8 @@ codes! {
     Unavailable = "unavailable", Later;
     /// Too much is under way; nothing was done.
     Overloaded = "overloaded", Later;
+    /// The cluster holds as many of these as it may; remove one first.
+    LimitReached = "limit_reached", Never;
     /// The node has no state yet: its snapshot is still on the way.
     NotReady = "not_ready", Later;
     /// The node is shutting down.
