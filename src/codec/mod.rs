@@ -3,6 +3,7 @@
 
 mod entry;
 pub mod local;
+pub mod peer;
 pub mod stored;
 
 pub use crate::proto::DecodeError;

@@ -60,7 +60,8 @@ pub struct LogError {
     pub cause: String,
 }
 
-/// A readable raft log. Reads see every write handed over, durable or not.
+/// A readable raft log. Reads see at least every write that was reported durable; what is not
+/// durable yet the core serves from memory.
 pub trait LogStore: Send {
     /// The entry before the first.
     fn start(&self) -> LogStart;

@@ -1,0 +1,285 @@
+//! The leader's side of snapshots: what it offers, to whom, and how long it holds the log for them.
+//!
+//! raft-rs pauses a peer it has sent a snapshot to. So every offer here ends: by the receiver's
+//! report, by its progress in the log, or by silence. A receiver whose pull lives keeps a lease (it
+//! is offered nothing else) and a replicated pin (no node drops the log it needs next).
+
+use std::collections::BTreeMap;
+
+use raft::{ProgressState, SnapshotStatus};
+
+use super::clients::own_request;
+use super::core::Core;
+use super::io::{Answer, Offer, Output, Waiter};
+use crate::types::{
+    Code, Command, Failure, Index, MembershipChange, NodeId, Pin, SnapshotId,
+};
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Receivers {
+    /// Receivers of an offer, while this node leads.
+    known: BTreeMap<NodeId, Receiver>,
+    /// When this leader last proposed something about a receiver's pin.
+    pin_proposed_ms: BTreeMap<NodeId, u64>,
+    /// When this leader last proposed a promotion.
+    promotion_proposed_ms: u64,
+    /// A snapshot is being built.
+    building: bool,
+    /// Clients that asked for one.
+    build_waiters: Vec<Waiter>,
+    /// A follower needs one and there is none to offer.
+    wanted: bool,
+}
+
+struct Receiver {
+    heard_ms: u64,
+    /// The snapshot it pulls, and from whom; None before its first word.
+    pull: Option<(SnapshotId, Index, NodeId)>,
+}
+
+impl Core {
+    /// A MsgSnapshot leaves: the receiver's time to answer begins.
+    pub(super) fn note_offered(&mut self, to: NodeId, index: Index) -> Option<SnapshotId> {
+        let offer = self.raw.store().offering.offer.as_ref().map(|offer| offer.meta.clone());
+        let id = offer.filter(|meta| meta.index == index).map(|meta| meta.id);
+        slog::info!(self.logger, "offered a snapshot"; "receiver" => to.0, "index" => index,
+            "snapshot" => id.map(|id| id.to_string()));
+        let now = self.now.monotonic_ms;
+        self.receivers.known.entry(to).or_insert(Receiver { heard_ms: now, pull: None }).heard_ms = now;
+        if let Some(id) = id {
+            self.set_pin(to, index, (id, self.config.node));
+        }
+        id
+    }
+
+    /// A new leader treats every pinned receiver as alive until it proves silent.
+    pub(super) fn adopt_receivers(&mut self) {
+        let heard_ms = self.now.monotonic_ms;
+        for pin in self.pins.clone() {
+            if let Some((id, source)) = pin.snapshot {
+                let pull = Some((id, pin.index, source));
+                self.receivers.known.insert(pin.receiver, Receiver { heard_ms, pull });
+                self.raw.mut_store().offering.leased.insert(pin.receiver);
+            }
+        }
+    }
+
+    pub(super) fn handle_pull_progress(
+        &mut self,
+        from: NodeId,
+        pull: (SnapshotId, Index, NodeId),
+        wants_new_offer: bool,
+    ) {
+        if !self.leads() || !self.conf_state.contains(from) {
+            return;
+        }
+        if wants_new_offer {
+            slog::info!(self.logger, "a receiver asks for another snapshot"; "receiver" => from.0);
+            return self.end_lease(from, SnapshotStatus::Failure);
+        }
+        let receiver =
+            self.receivers.known.entry(from).or_insert(Receiver { heard_ms: 0, pull: None });
+        receiver.heard_ms = self.now.monotonic_ms;
+        receiver.pull = Some(pull);
+        self.raw.mut_store().offering.leased.insert(from);
+        self.set_pin(from, pull.1, (pull.0, pull.2));
+    }
+
+    pub(super) fn handle_snapshot_report(&mut self, from: NodeId, index: Index, ok: bool) {
+        if !self.leads() {
+            return;
+        }
+        let pending = self.raw.raft.prs().get(from.0).and_then(|progress| {
+            (progress.state == ProgressState::Snapshot).then_some(progress.pending_snapshot)
+        });
+        slog::info!(self.logger, "a receiver reports its snapshot"; "receiver" => from.0,
+            "index" => index, "installed" => ok);
+        self.raw.mut_store().offering.leased.remove(&from);
+        self.receivers.known.remove(&from);
+        if pending == Some(index) {
+            let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+            self.raw.report_snapshot(from.0, status);
+        }
+    }
+
+    /// A receiver has told us it holds the log up to some index. If it may go on from there although
+    /// it waits for a snapshot (an older one was installed), let it.
+    pub(super) fn resume_receiver(&mut self, from: NodeId) {
+        let first = self.raw.store().start().index + 1;
+        let Some(progress) = self.raw.raft.prs().get(from.0) else { return };
+        if progress.state == ProgressState::Snapshot && first <= progress.matched + 1 {
+            self.end_lease(from, SnapshotStatus::Failure);
+        }
+    }
+
+    fn end_lease(&mut self, receiver: NodeId, status: SnapshotStatus) {
+        self.receivers.known.remove(&receiver);
+        self.raw.mut_store().offering.leased.remove(&receiver);
+        let waits = self
+            .raw
+            .raft
+            .prs()
+            .get(receiver.0)
+            .is_some_and(|progress| progress.state == ProgressState::Snapshot);
+        if waits {
+            self.raw.report_snapshot(receiver.0, status);
+        }
+    }
+
+    pub(super) fn tick_receivers(&mut self) {
+        if !self.leads() {
+            return;
+        }
+        let now = self.now.monotonic_ms;
+        let lease_ms = self.config.lease_ms;
+        let silent: Vec<NodeId> = self
+            .receivers
+            .known
+            .iter()
+            .filter(|(_, receiver)| receiver.heard_ms + lease_ms <= now)
+            .map(|(node, _)| *node)
+            .collect();
+        for node in silent {
+            slog::info!(self.logger, "a receiver fell silent"; "receiver" => node.0);
+            self.end_lease(node, SnapshotStatus::Failure);
+        }
+        self.review_pins();
+        self.promote_learners();
+    }
+
+    /// Proposes to set or renew a pin, unless that was done a short while ago.
+    fn set_pin(&mut self, receiver: NodeId, index: Index, snapshot: (SnapshotId, NodeId)) {
+        let same = self
+            .pins
+            .iter()
+            .any(|pin| pin.receiver == receiver && pin.snapshot == Some(snapshot));
+        let interval = if same { self.config.pin_renewal_ms } else { 1000 };
+        let command = Command::SetPin { receiver, index, snapshot: Some(snapshot) };
+        self.propose_about_pin(receiver, interval, command);
+    }
+
+    fn propose_about_pin(&mut self, receiver: NodeId, interval_ms: u64, command: Command) {
+        let now = self.now.monotonic_ms;
+        let proposed = self.receivers.pin_proposed_ms.get(&receiver);
+        if proposed.is_some_and(|at| at + interval_ms > now) {
+            return;
+        }
+        self.receivers.pin_proposed_ms.insert(receiver, now);
+        if let Err(failure) = self.propose(&own_request(command)) {
+            // It is proposed again at the receiver's next word or at the next review.
+            slog::debug!(self.logger, "a pin was not proposed"; "error" => %failure);
+        }
+    }
+
+    /// Releases pins that nobody needs or that cost too much.
+    fn review_pins(&mut self) {
+        let budget = self.config.pin_bytes_max.max(self.compaction.state_bytes);
+        let over_budget = self.compaction.log_bytes > budget.max(self.config.log_bytes_hard);
+        let oldest = self.pins.iter().map(|pin| pin.index).min();
+        let time = self.commit_time();
+        for pin in self.pins.clone() {
+            let leased = self.raw.store().offering.leased.contains(&pin.receiver);
+            let reason = if self.has_caught_up(&pin) {
+                "its receiver caught up"
+            } else if !leased && pin.renewed_unix_ms + self.config.pin_age_ms_max <= time {
+                "nobody renewed it"
+            } else if over_budget && Some(pin.index) == oldest {
+                "the log it holds is over the budget"
+            } else {
+                continue;
+            };
+            slog::info!(self.logger, "releasing a pin"; "receiver" => pin.receiver.0,
+                "index" => pin.index, "because" => reason);
+            self.propose_about_pin(pin.receiver, 1000, Command::ReleasePin(pin.receiver));
+        }
+    }
+
+    fn has_caught_up(&self, pin: &Pin) -> bool {
+        self.raw.raft.prs().get(pin.receiver.0).is_some_and(|progress| {
+            progress.state == ProgressState::Replicate && progress.matched > pin.index
+        }) && self.is_caught_up(pin.receiver)
+    }
+
+    /// Whether `node` replicates and is near the commit index.
+    pub(super) fn is_caught_up(&self, node: NodeId) -> bool {
+        let committed = self.commit_index();
+        self.raw.raft.prs().get(node.0).is_some_and(|progress| {
+            progress.state == ProgressState::Replicate
+                && progress.recent_active
+                && progress.matched + self.config.promotion_lag_max >= committed
+        })
+    }
+
+    fn promote_learners(&mut self) {
+        let now = self.now.monotonic_ms;
+        let candidate = self.nodes.iter().find(|node| {
+            !node.learner
+                && self.conf_state.learners.contains(&node.id.0)
+                && self.is_caught_up(node.id)
+        });
+        let Some(node) = candidate.map(|node| node.id) else { return };
+        if self.raw.raft.has_pending_conf() || self.receivers.promotion_proposed_ms + 1000 > now {
+            return;
+        }
+        self.receivers.promotion_proposed_ms = now;
+        match self.propose_membership(MembershipChange::Promote(node)) {
+            Ok(_) => slog::info!(self.logger, "promoting a learner"; "node" => node.0),
+            Err(failure) => {
+                slog::info!(self.logger, "a learner is not promoted yet"; "node" => node.0,
+                    "error" => %failure);
+            }
+        }
+    }
+
+    /// Takes the pins of the state; the snapshot store obeys the same list.
+    pub(super) fn set_pins(&mut self, pins: Vec<Pin>) {
+        self.pins = pins;
+        self.outputs.push_back(Output::Pins(self.pins.clone()));
+    }
+
+    pub(super) fn request_snapshot_build(&mut self, waiter: Waiter) {
+        self.receivers.build_waiters.push(waiter);
+        self.start_build();
+    }
+
+    /// Builds a snapshot if a follower needs one that contains it.
+    pub(super) fn consider_snapshot(&mut self) {
+        self.receivers.wanted |= self.raw.store().take_snapshot_wanted();
+        // Before the last membership change is applied the state's conf state would lack the very
+        // node that asks.
+        if self.receivers.wanted && self.applied >= self.conf_index && self.leads() {
+            self.receivers.wanted = false;
+            self.start_build();
+        }
+    }
+
+    fn start_build(&mut self) {
+        if !self.receivers.building {
+            self.receivers.building = true;
+            self.outputs.push_back(Output::BuildSnapshot);
+        }
+    }
+
+    pub(super) fn handle_snapshot_built(&mut self, offer: Offer) {
+        self.receivers.building = false;
+        let index = offer.meta.index;
+        let newest = self.raw.store().offering.offer.as_ref().is_none_or(|old| old.meta.index <= index);
+        if newest {
+            self.raw.mut_store().offering.offer = Some(offer);
+        }
+        for waiter in std::mem::take(&mut self.receivers.build_waiters) {
+            self.answer(waiter, Ok(Answer::Snapshot(index)));
+        }
+    }
+
+    pub(super) fn handle_snapshot_failed(&mut self, reason: &str) {
+        self.receivers.building = false;
+        slog::error!(self.logger, "no snapshot could be built"; "error" => reason);
+        for waiter in std::mem::take(&mut self.receivers.build_waiters) {
+            let failure = Failure::new(Code::Internal, format!("no snapshot could be built: {reason}"))
+                .hint("see the node's log");
+            self.answer(waiter, Err(failure));
+        }
+    }
+}

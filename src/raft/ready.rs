@@ -1,0 +1,252 @@
+//! raft-rs's Ready cycle: what leaves at once, what waits for the disk, what is applied.
+
+use std::collections::VecDeque;
+
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
+
+use super::core::{Core, Halt};
+use super::io::Output;
+use super::wire::{encode_entry, encode_message};
+use super::{HardState, LogWrite};
+use crate::limits;
+use crate::types::{Committed, Failure, Index, Node, NodeId, Payload, Pin, Reply, Term};
+
+/// What waits for the log thread.
+pub(super) struct Pending {
+    /// As raft has it now; a change of the commit index alone rides along with the next write.
+    pub hard_state: HardState,
+    /// The last write asked for and the last one known to be durable.
+    asked: u64,
+    durable: u64,
+    /// Last entry of each write under way.
+    writes: VecDeque<(u64, Index)>,
+    /// The last write that changed term or vote.
+    vote_write: u64,
+    /// Messages that leave once a write is durable, in order.
+    gated: VecDeque<(u64, Message)>,
+    /// Bytes handed to apply and not reported applied: index past the last of each hand-out.
+    applying: VecDeque<(Index, usize)>,
+    applying_bytes: usize,
+}
+
+impl Pending {
+    pub fn new(hard_state: HardState) -> Self {
+        Pending {
+            hard_state,
+            asked: 0,
+            durable: 0,
+            writes: VecDeque::new(),
+            vote_write: 0,
+            gated: VecDeque::new(),
+            applying: VecDeque::new(),
+            applying_bytes: 0,
+        }
+    }
+
+    /// Whether every write asked for is durable.
+    pub fn is_durable(&self) -> bool {
+        self.durable == self.asked
+    }
+
+    fn note_applied(&mut self, index: Index) {
+        while let Some(&(last, bytes)) = self.applying.front() {
+            if last > index {
+                break;
+            }
+            self.applying.pop_front();
+            self.applying_bytes -= bytes;
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn process_ready(&mut self) -> Result<(), Halt> {
+        while self.raw.has_ready() {
+            self.limit_hand_out();
+            let mut ready = self.raw.ready();
+            assert!(ready.snapshot().get_metadata().index == 0, "a snapshot outside an install");
+            let number = ready.number();
+            let read_states = ready.take_read_states();
+            let entries = ready.take_entries();
+            let hard_state = ready.hs().cloned();
+            let at_once = ready.take_messages();
+            let after_write = ready.take_persisted_messages();
+            let committed = ready.take_committed_entries();
+
+            self.raw.mut_store().append(&entries);
+            if let Some(hs) = hard_state {
+                let next = HardState { term: hs.term, vote: hs.vote, commit: hs.commit };
+                let vote_changed =
+                    (next.term, next.vote) != (self.pending.hard_state.term, self.pending.hard_state.vote);
+                self.pending.hard_state = next;
+                if vote_changed {
+                    self.pending.vote_write = number;
+                }
+            }
+            if !entries.is_empty() || self.pending.vote_write == number {
+                self.ask_to_persist(number, &entries);
+            }
+            self.raw.advance_append_async(ready);
+            if self.pending.is_durable() {
+                self.raw.on_persist_ready(number);
+            }
+
+            // A lone voter wins inside `campaign` and speaks as leader in the same Ready; its term
+            // must be durable before anyone hears of it.
+            let vote_write = self.pending.vote_write;
+            at_once.into_iter().for_each(|message| self.send_after(vote_write, message));
+            let asked = self.pending.asked;
+            after_write.into_iter().for_each(|message| self.send_after(asked, message));
+            self.resolve_reads(read_states);
+            self.hand_out(committed)?;
+        }
+        Ok(())
+    }
+
+    /// raft-rs hands out committed entries whenever asked; while much waits to be applied, it gets
+    /// a limit that yields one entry at a time.
+    fn limit_hand_out(&mut self) {
+        let full = self.pending.applying_bytes as u64 >= 4 * limits::COMMITTED_BYTES_PER_READY_MAX;
+        let limit = if full { 0 } else { limits::COMMITTED_BYTES_PER_READY_MAX };
+        self.raw.raft.set_max_committed_size_per_ready(limit);
+    }
+
+    fn ask_to_persist(&mut self, number: u64, entries: &[Entry]) {
+        if let Some(first) = entries.first() {
+            // What an earlier write holds from here on has been replaced.
+            for (_, last) in &mut self.pending.writes {
+                *last = (*last).min(first.index - 1);
+            }
+        }
+        let last = entries.last().map_or(0, |entry| entry.index);
+        self.pending.writes.push_back((number, last));
+        self.pending.asked = number;
+        let write = LogWrite {
+            entries: entries.iter().map(encode_entry).collect(),
+            hard_state: Some(self.pending.hard_state),
+        };
+        self.outputs.push_back(Output::Persist { number, write });
+    }
+
+    pub(super) fn handle_persisted(&mut self, number: u64, log_bytes: u64) {
+        assert!(number <= self.pending.asked, "write {number} was never asked for");
+        self.compaction.log_bytes = log_bytes;
+        self.pending.durable = self.pending.durable.max(number);
+        while let Some(&(write, last)) = self.pending.writes.front() {
+            if write > number {
+                break;
+            }
+            self.pending.writes.pop_front();
+            self.raw.mut_store().set_durable(last);
+        }
+        if self.install.is_stepped() {
+            return;
+        }
+        self.raw.on_persist_ready(number);
+        while let Some((write, _)) = self.pending.gated.front() {
+            if *write > number {
+                break;
+            }
+            let (_, message) = self.pending.gated.pop_front().expect("front was there");
+            self.send(message);
+        }
+    }
+
+    /// Sends `message` once write number `write` is durable; in the order of the calls.
+    pub(super) fn send_after(&mut self, write: u64, message: Message) {
+        if write <= self.pending.durable {
+            self.send(message);
+        } else {
+            self.pending.gated.push_back((write, message));
+        }
+    }
+
+    fn send(&mut self, message: Message) {
+        let to = NodeId(message.to);
+        let kind = message.get_msg_type();
+        let mut offers = None;
+        if kind == MessageType::MsgSnapshot {
+            let reference_bytes = message.get_snapshot().data.len();
+            assert!(reference_bytes <= limits::SNAPSHOT_REFERENCE_BYTES_MAX);
+            offers = self.note_offered(to, message.get_snapshot().get_metadata().index);
+        }
+        let urgent = !matches!(kind, MessageType::MsgAppend | MessageType::MsgSnapshot);
+        self.outputs.push_back(Output::Send { to, urgent, bytes: encode_message(&message), offers });
+    }
+
+    /// Hands committed entries to apply, taking membership changes on the way.
+    fn hand_out(&mut self, entries: Vec<Entry>) -> Result<(), Halt> {
+        let Some(last) = entries.last().map(|entry| entry.index) else { return Ok(()) };
+        assert_eq!(entries[0].index, self.handed_out + 1, "committed entries have no gaps");
+        let mut bytes = 0;
+        let mut committed = Vec::with_capacity(entries.len());
+        for entry in entries {
+            bytes += entry.data.len() + 64;
+            committed.push(self.to_committed(entry)?);
+        }
+        self.handed_out = last;
+        self.pending.applying.push_back((last, bytes));
+        self.pending.applying_bytes += bytes;
+        self.compaction.note_handed_out(last, bytes as u64);
+        self.outputs.push_back(Output::Apply { generation: self.generation, entries: committed });
+        Ok(())
+    }
+
+    fn to_committed(&mut self, entry: Entry) -> Result<Committed, Halt> {
+        let (index, term) = (entry.index, entry.term);
+        let payload = match entry.get_entry_type() {
+            EntryType::EntryNormal if entry.data.is_empty() => Payload::Empty,
+            EntryType::EntryNormal => Payload::Command(entry.data),
+            EntryType::EntryConfChangeV2 => self.change_conf(&entry)?,
+            EntryType::EntryConfChange => {
+                return Err(Halt::Raft {
+                    attempted: format!("applying index {index}"),
+                    cause: "a form of membership change that ratoon never writes".into(),
+                });
+            }
+        };
+        Ok(Committed { index, term, payload })
+    }
+
+    fn change_conf(&mut self, entry: &Entry) -> Result<Payload, Halt> {
+        let halt = |cause: String| Halt::Raft {
+            attempted: format!("applying the membership change at index {}", entry.index),
+            cause,
+        };
+        let mut change = ConfChangeV2::default();
+        change.merge_from_bytes(&entry.data).map_err(|e| halt(e.to_string()))?;
+        let conf_state = self.raw.apply_conf_change(&change).map_err(|e| halt(e.to_string()))?;
+        let conf_state = self.take_conf_state(&conf_state);
+        self.conf_index = entry.index;
+        Ok(Payload::ConfChange { context: change.take_context(), conf_state })
+    }
+
+    pub(super) fn handle_applied(
+        &mut self,
+        generation: u64,
+        index: Index,
+        replies: Vec<(Index, Term, Result<Reply, Failure>)>,
+        pins: Option<Vec<Pin>>,
+        nodes: Option<Vec<Node>>,
+    ) {
+        if generation != self.generation {
+            // Of a state that a snapshot has replaced since.
+            return;
+        }
+        assert!(index > self.applied && index <= self.handed_out, "applied out of order");
+        self.applied = index;
+        self.pending.note_applied(index);
+        if !self.install.is_stepped() {
+            self.raw.advance_apply_to(index);
+        }
+        if let Some(nodes) = nodes {
+            self.nodes = nodes;
+        }
+        if let Some(pins) = pins {
+            self.set_pins(pins);
+        }
+        self.answer_proposals(index, replies);
+        self.release_reads();
+    }
+}
