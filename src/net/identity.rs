@@ -83,6 +83,24 @@ impl Identity {
         Ok(identity)
     }
 
+    /// An identity whose parts need not fit, for tests of those who must refuse it.
+    #[cfg(test)]
+    pub(super) fn unchecked(
+        cluster: ClusterId,
+        ca_certificate_der: &[u8],
+        certificate_der: &[u8],
+        key_der: &[u8],
+    ) -> Self {
+        Identity {
+            cluster,
+            node: NodeId(1),
+            ca_certificate_der: ca_certificate_der.to_vec(),
+            certificate_der: certificate_der.to_vec(),
+            key_der: key_der.to_vec(),
+            cluster_secret: [0; 32],
+        }
+    }
+
     /// Writes the identity to `directory` (DATA/identity), which must not exist yet. After a crash
     /// the directory is either complete or absent.
     pub fn create(&self, directory: &Path) -> Result<(), NetError> {

@@ -28,4 +28,6 @@ pub use stream::{RecvStream, SendStream};
 pub use subject::{Subject, parse_subject};
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

@@ -404,51 +404,48 @@ async fn keep_link(context: Arc<Context>, peer: Arc<Peer>, mut frames: Frames) {
     let logger = context.logger.new(o!("peer" => peer.node.0));
     let mut address = peer.address.subscribe();
     let mut pause_ms = RECONNECT_MS_MIN;
-    let mut last_reason = None;
+    let mut last_reason = String::new();
     loop {
         peer.link.send_replace(Link::Connecting);
+        let begun = Instant::now();
         let dialled = address.borrow_and_update().clone();
-        let moved = select! {
-            result = context.endpoint.connect(peer.node, &dialled) => {
-                let reason = match result {
-                    Ok(connection) => {
-                        info!(logger, "connected"; "address" => &dialled);
-                        (last_reason, pause_ms) = (None, RECONNECT_MS_MIN);
-                        peer.link.send_replace(Link::Up(connection.clone()));
-                        let error = select! {
-                            error = send_all(&connection, &mut frames) => error,
-                            _ = address.changed() => {
-                                connection.close("another address was configured");
-                                NetError::Closed
-                            }
-                        };
-                        info!(logger, "disconnected"; "reason" => %error);
-                        error.to_string()
-                    }
-                    Err(error) => error.to_string(),
-                };
-                if last_reason.as_ref() != Some(&reason) {
-                    // A peer that stays away is one line, not one a second.
-                    warn!(logger, "peer unreachable"; "address" => &dialled, "reason" => &reason);
-                    last_reason = Some(reason.clone());
-                }
-                peer.link.send_replace(Link::Down(reason));
-                false
-            }
-            _ = address.changed() => true,
+        let reason = select! {
+            error = link_once(&context, &peer, &dialled, &mut frames, &logger) => error.to_string(),
+            _ = address.changed() => "it moved to another address".to_owned(),
         };
+        if reason != last_reason {
+            // A peer that stays away is one line, not one a second.
+            warn!(logger, "peer unreachable"; "address" => &dialled, "reason" => &reason);
+            last_reason.clone_from(&reason);
+        }
+        peer.link.send_replace(Link::Down(reason));
         frames.clear();
         context.report(peer.node);
-        if !moved {
-            // Half of it at least, so that two nodes that wait for each other spread out.
-            let jittered_ms = rand::random_range(pause_ms / 2..=pause_ms);
-            pause_ms = (2 * pause_ms).min(RECONNECT_MS_MAX);
-            select! {
-                () = tokio::time::sleep(Duration::from_millis(jittered_ms)) => {}
-                _ = address.changed() => {}
-            }
+        if begun.elapsed() > Duration::from_millis(2 * RECONNECT_MS_MAX) {
+            pause_ms = RECONNECT_MS_MIN;
         }
+        // Half of it at least; random, so that nodes that lost each other at once spread out.
+        let jittered_ms = rand::random_range(pause_ms / 2..=pause_ms);
+        pause_ms = (2 * pause_ms).min(RECONNECT_MS_MAX);
+        tokio::time::sleep(Duration::from_millis(jittered_ms)).await;
     }
+}
+
+/// One attempt to reach a peer and, if it succeeds, everything until the connection breaks.
+async fn link_once(
+    context: &Context,
+    peer: &Peer,
+    address: &str,
+    frames: &mut Frames,
+    logger: &Logger,
+) -> NetError {
+    let connection = match context.endpoint.connect(peer.node, address).await {
+        Ok(connection) => connection,
+        Err(error) => return error,
+    };
+    info!(logger, "connected"; "address" => address);
+    peer.link.send_replace(Link::Up(connection.clone()));
+    send_all(&connection, frames).await
 }
 
 /// Sends frames over a connection until it breaks; says why it did.
