@@ -15,5 +15,8 @@ pub mod types;
 pub mod raft;
 pub mod state;
 
+// Floor 2: what touches disks and networks, one library each.
+pub mod net;
+
 // Floor 3: the runtime of one node.
 pub mod node;

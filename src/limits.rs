@@ -132,6 +132,59 @@ pub const BULK_IDLE_TIMEOUT_MS: u64 = 3_000;
 /// A raft connection with no word for this long is dead.
 pub const RAFT_IDLE_TIMEOUT_MS: u64 = 3_000;
 
+/// A handshake, from the first datagram to the acceptor's welcome, takes no longer.
+pub const HANDSHAKE_MS_MAX: u64 = 5_000;
+/// A quiet connection is kept alive by a datagram this often.
+pub const KEEP_ALIVE_MS: u64 = 750;
+/// From this many handshakes under way on, strangers must prove their address first (QUIC Retry).
+pub const HANDSHAKES_UNVALIDATED_MAX: usize = HANDSHAKES_MAX / 4;
+/// Accepted connections that wait for the application to take them.
+pub const CONNECTIONS_WAITING_MAX: usize = 64;
+/// Addresses tried of those a host name resolves to.
+pub const RESOLVED_ADDRESSES_MAX: usize = 4;
+/// One-way streams a peer may hold open on one connection.
+pub const UNI_STREAMS_MAX: u32 = 8;
+/// Two-way streams a peer may hold open on one raft connection: its calls under way.
+pub const RAFT_BI_STREAMS_MAX: u32 = 128;
+/// Two-way streams a peer may hold open on one bulk connection.
+pub const BULK_BI_STREAMS_MAX: u32 = 4 * PULL_STREAMS_MAX as u32;
+/// Bytes on the way, unread, on one raft stream. Also bounds how far appends run ahead.
+pub const RAFT_STREAM_WINDOW_BYTES: usize = 4 * MIB;
+/// Bytes on the way, unread, on one raft connection.
+pub const RAFT_CONNECTION_WINDOW_BYTES: usize = 48 * MIB;
+/// Bytes sent and not acknowledged on one raft connection. So much larger than the windows of
+/// appends and calls together that these never make heartbeats wait.
+pub const RAFT_SEND_WINDOW_BYTES: usize = 48 * MIB;
+/// Bytes on the way, unread, on one bulk stream: 640 MB/s at 50 ms.
+pub const BULK_STREAM_WINDOW_BYTES: usize = 32 * MIB;
+/// Bytes on the way, unread, on one bulk connection.
+pub const BULK_CONNECTION_WINDOW_BYTES: usize = 32 * MIB;
+/// Bytes sent and not acknowledged on one bulk connection.
+pub const BULK_SEND_WINDOW_BYTES: usize = 32 * MIB;
+/// Largest datagram of the bulk lane that path MTU discovery tries (jumbo frames, loopback).
+pub const BULK_DATAGRAM_BYTES_MAX: u16 = 8952;
+/// UDP socket buffers asked of the system, raft lane.
+pub const RAFT_SOCKET_BUFFER_BYTES: usize = MIB;
+/// UDP socket buffers asked of the system, bulk lane.
+pub const BULK_SOCKET_BUFFER_BYTES: usize = 8 * MIB;
+/// Largest file of an identity, certificate, key or certificate request.
+pub const IDENTITY_FILE_BYTES_MAX: usize = 64 * KIB;
+
+// Peers.
+
+/// Frames waiting for one peer, per class.
+pub const PEER_QUEUE_FRAMES_MAX: usize = 1024;
+/// Bytes of frames waiting for one peer, per class.
+pub const PEER_QUEUE_BYTES_MAX: usize = 64 * MIB;
+/// Bytes of calls under way to one peer.
+pub const PEER_CALL_BYTES_MAX: usize = 24 * MIB;
+/// Bytes of requests being received and answered by one node.
+pub const CALLS_SERVED_BYTES_MAX: usize = 64 * MIB;
+/// Pause before the second attempt to reach a peer; doubles up to the maximum.
+pub const RECONNECT_MS_MIN: u64 = 50;
+/// Longest pause between attempts to reach a peer.
+pub const RECONNECT_MS_MAX: u64 = 1_000;
+
 const _: () = assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX <= BATCH_BYTES_MAX);
 const _: () = assert!(
     BATCH_BYTES_MAX + BATCH_WRITES_MAX * BATCH_WRITE_OVERHEAD_BYTES_MAX + KIB <= REQUEST_BYTES_MAX
@@ -145,3 +198,11 @@ const _: () = assert!(SCAN_PAGE_BYTES_MAX + VALUE_BYTES_MAX + MIB <= GRPC_MESSAG
 const _: () =
     assert!(CHUNK_BYTES_MIN <= CHUNK_BYTES_DEFAULT && CHUNK_BYTES_DEFAULT <= CHUNK_BYTES_MAX);
 const _: () = assert!(PULL_STREAMS_DEFAULT <= PULL_STREAMS_MAX);
+const _: () = assert!(3 * KEEP_ALIVE_MS <= RAFT_IDLE_TIMEOUT_MS);
+const _: () = assert!(3 * KEEP_ALIVE_MS <= BULK_IDLE_TIMEOUT_MS);
+const _: () = assert!(PULL_STREAMS_MAX < BULK_BI_STREAMS_MAX as usize);
+const _: () = assert!(RAFT_FRAME_BYTES_MAX <= PEER_QUEUE_BYTES_MAX);
+const _: () = assert!(CALL_FRAME_BYTES_MAX <= PEER_CALL_BYTES_MAX);
+const _: () = assert!(CALL_FRAME_BYTES_MAX <= CALLS_SERVED_BYTES_MAX);
+const _: () =
+    assert!(PEER_CALL_BYTES_MAX + 2 * RAFT_STREAM_WINDOW_BYTES + MIB <= RAFT_SEND_WINDOW_BYTES);
