@@ -14,5 +14,8 @@ pub mod types;
 // Floor 1: what decides, and does no IO.
 pub mod raft;
 
+// Floor 2: what touches disk and wire.
+pub mod storage;
+
 // Floor 3: the runtime of one node.
 pub mod node;

@@ -1,2 +1,9 @@
 //! Domain types to bytes and back: protobuf for what other nodes read, bincode with a version byte
 //! for what only this node reads. Decoding never trusts lengths and never panics.
+
+pub mod frame;
+mod install_plan;
+
+pub use install_plan::{
+    INSTALL_PLAN_BYTES_MAX, InstallPlanRecord, decode_install_plan, encode_install_plan,
+};
