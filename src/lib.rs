@@ -18,5 +18,8 @@ pub mod state;
 // Floor 2: what touches disks and networks, one library each.
 pub mod net;
 
+// Floor 2: what touches disk and wire.
+pub mod storage;
+
 // Floor 3: the runtime of one node.
 pub mod node;

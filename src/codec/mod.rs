@@ -9,4 +9,9 @@ pub mod stored;
 pub use crate::proto::DecodeError;
 pub use entry::{
     decode_entry, decode_reply, decode_request, encode_entry, encode_reply, encode_request,
+pub mod frame;
+mod install_plan;
+
+pub use install_plan::{
+    INSTALL_PLAN_BYTES_MAX, InstallPlanRecord, decode_install_plan, encode_install_plan,
 };

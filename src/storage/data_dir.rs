@@ -1,0 +1,351 @@
+//! The data directory of a node: who holds it, which state is the live one, and how a snapshot's
+//! state takes its place.
+//!
+//! ```text
+//! DATA/
+//!   LOCK                 held by the running process (flock)
+//!   identity/            0700
+//!   raft/                the raft log; created last, so that its presence means: set up whole
+//!   state/<generation>/  one state database each
+//!   state/CURRENT        the live generation
+//!   state/PLAN           an install that has begun
+//!   snapshots/  incoming/
+//! ```
+//!
+//! An install goes: PLAN durable, raft log reset to the snapshot, CURRENT flipped, PLAN removed, old
+//! generations deleted. Each step is durable before the next begins, and may be done twice; so a
+//! crash anywhere leaves the node wholly before the install (no PLAN yet) or wholly after it (once
+//! `redo_install_at_boot` has run). A damaged file here is an error for a person to see: it never
+//! leads to the deletion of a state.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock, statvfs};
+
+use super::{RaftLog, StorageError, durable_file};
+use crate::codec::{
+    INSTALL_PLAN_BYTES_MAX, InstallPlanRecord, decode_install_plan, encode_install_plan, frame,
+};
+use crate::raft::{HardState, LogStart, LogStore};
+use crate::types::{Digest, SnapshotId};
+
+/// Number of a state directory. Grows by each install; never used twice for different states that
+/// were live.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Generation(pub u64);
+
+/// What a node has decided to become.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InstallPlan {
+    /// The snapshot being installed.
+    pub snapshot: SnapshotId,
+    /// Where the raft log starts afterwards: the snapshot's index and term.
+    pub start: LogStart,
+    /// The hard state afterwards; its commit is `start.index`.
+    pub hard_state: HardState,
+    /// The generation directory that holds the snapshot's state, opened and checked before.
+    pub generation: Generation,
+}
+
+/// An exclusively held data directory.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    /// The lock lives as long as this file is open.
+    _lock: File,
+}
+
+const CURRENT_PLACE: &[u8] = b"current generation";
+const CURRENT_VERSION: u8 = 1;
+const CURRENT_BYTES_MAX: usize = 64;
+
+impl DataDir {
+    /// Takes hold of the data directory at `path`, making what is missing of its layout. `InUse` if
+    /// another process, or another `DataDir` of this one, holds it.
+    pub fn open(path: &Path) -> Result<DataDir, StorageError> {
+        fs::create_dir_all(path).map_err(StorageError::io_at("creating", path))?;
+        let lock_path = path.join("LOCK");
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&lock_path)
+            .map_err(StorageError::io_at("opening", &lock_path))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(StorageError::InUse { path: path.to_owned() });
+            }
+            Err(errno) => return Err(StorageError::io_at("locking", &lock_path)(errno.into())),
+        }
+        let directory = DataDir { path: path.to_owned(), _lock: lock };
+        for (subdirectory, mode) in [
+            (directory.identity(), 0o700),
+            (directory.state(), 0o755),
+            (directory.snapshots(), 0o755),
+            (directory.incoming(), 0o755),
+        ] {
+            make_directory(&subdirectory, mode)?;
+        }
+        durable_file::sync_directory(path)?;
+        durable_file::sync_parent(path)?;
+        Ok(directory)
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keys and names of the node; mode 0700.
+    pub fn identity(&self) -> PathBuf {
+        self.path.join("identity")
+    }
+
+    /// The raft log's directory; absent until the log is created.
+    pub fn raft(&self) -> PathBuf {
+        self.path.join("raft")
+    }
+
+    /// Stored snapshots.
+    pub fn snapshots(&self) -> PathBuf {
+        self.path.join("snapshots")
+    }
+
+    /// Snapshots on their way in.
+    pub fn incoming(&self) -> PathBuf {
+        self.path.join("incoming")
+    }
+
+    /// The directory of one generation of the state.
+    pub fn generation(&self, generation: Generation) -> PathBuf {
+        self.state().join(generation.0.to_string())
+    }
+
+    /// The live generation; None in a directory that was never set up.
+    pub fn current_generation(&self) -> Result<Option<Generation>, StorageError> {
+        let path = self.current();
+        let Some(bytes) = durable_file::read(&path, CURRENT_BYTES_MAX)? else { return Ok(None) };
+        let [generation] = frame::open_integers(CURRENT_VERSION, CURRENT_PLACE, &bytes)
+            .map_err(|error| StorageError::corrupt(format!("reading {}", path.display()), error))?;
+        Ok(Some(Generation(generation)))
+    }
+
+    /// Makes the first state the live one; to be called once it is flushed, and before the raft log
+    /// is created. Refused once there is a live one: later ones come by install.
+    pub fn set_first_generation(&self, generation: Generation) -> Result<(), StorageError> {
+        let attempted = "setting the first generation of the state";
+        if let Some(current) = self.current_generation()? {
+            return Err(refused(attempted, format!("generation {} is live", current.0)));
+        }
+        self.require_generation(attempted, generation)?;
+        self.flip_current(generation)
+    }
+
+    /// The generation after the live one, and its directory, which is absent on return: leftovers
+    /// of an install that never began are removed. Refused while an install is under way.
+    pub fn next_generation(&self) -> Result<(Generation, PathBuf), StorageError> {
+        let attempted = "preparing the next generation of the state";
+        if self.pending_install()?.is_some() {
+            return Err(refused(attempted, "an install has begun and is not finished".to_owned()));
+        }
+        let current = self.current_generation()?;
+        if current.is_none() && self.raft().exists() {
+            // Clearing leftovers here could delete the only state there is.
+            return Err(StorageError::corrupt(
+                attempted,
+                "there is a raft log, and no state is live: state/CURRENT is gone",
+            ));
+        }
+        let next = Generation(current.map_or(1, |current| current.0 + 1));
+        for leftover in self.generations()?.into_iter().filter(|found| *found >= next) {
+            durable_file::remove_directory(&self.generation(leftover))?;
+        }
+        Ok((next, self.generation(next)))
+    }
+
+    /// The install that has begun and is not finished, if any.
+    pub fn pending_install(&self) -> Result<Option<InstallPlan>, StorageError> {
+        let path = self.plan();
+        let Some(bytes) = durable_file::read(&path, INSTALL_PLAN_BYTES_MAX)? else {
+            return Ok(None);
+        };
+        let record = decode_install_plan(&bytes)
+            .map_err(|error| StorageError::corrupt(format!("reading {}", path.display()), error))?;
+        Ok(Some(InstallPlan::from(record)))
+    }
+
+    /// The first step of an install: from here on a crash leads to its end, not back. The planned
+    /// generation must be there and durable. Next: `RaftLog::reset_to`, then `finish_install`.
+    pub fn begin_install(&self, plan: &InstallPlan) -> Result<(), StorageError> {
+        let attempted = "beginning to install a snapshot";
+        if self.pending_install()?.is_some() {
+            return Err(refused(attempted, "another install is not finished".to_owned()));
+        }
+        if self.current_generation()?.is_some_and(|current| current >= plan.generation) {
+            return Err(refused(attempted, format!("generation {} is old", plan.generation.0)));
+        }
+        assert!(
+            plan.hard_state.commit == plan.start.index,
+            "a snapshot is committed up to its index: {plan:?}"
+        );
+        self.require_generation(attempted, plan.generation)?;
+        durable_file::sync_directory(&self.generation(plan.generation))?;
+        durable_file::sync_directory(&self.state())?;
+        durable_file::replace(&self.plan(), &encode_install_plan(&InstallPlanRecord::from(*plan)))
+    }
+
+    /// The last steps, once the raft log is reset: CURRENT flips, the plan goes, and so do old
+    /// generations. The caller has discarded the old state database, or has not opened it yet.
+    pub fn finish_install(&self) -> Result<Generation, StorageError> {
+        let attempted = "finishing the install of a snapshot";
+        let Some(plan) = self.pending_install()? else {
+            return Err(refused(attempted, "none has begun".to_owned()));
+        };
+        self.require_generation(attempted, plan.generation)?;
+        self.flip_current(plan.generation)?;
+        self.remove_plan()?;
+        self.remove_other_generations(plan.generation)?;
+        Ok(plan.generation)
+    }
+
+    /// Finishes an install that a crash interrupted, and clears what an earlier one left behind. To
+    /// be called at boot, after the raft log is opened and before the state is. Returns the
+    /// install it finished.
+    pub fn redo_install_at_boot(&self, log: &RaftLog) -> Result<Option<InstallPlan>, StorageError> {
+        let current = self.current_generation()?;
+        let Some(plan) = self.pending_install()? else {
+            if let Some(current) = current {
+                self.remove_other_generations(current)?;
+            }
+            return Ok(None);
+        };
+        // CURRENT flips only after the log was reset. Once it has, the log must be left alone: it
+        // may have grown since, if the removal of the plan was lost.
+        if current != Some(plan.generation) {
+            let attempted = "finishing the install of a snapshot at boot";
+            self.require_generation(attempted, plan.generation)?;
+            let (start, hard_state) = (log.start(), log.hard_state());
+            if start.index > plan.start.index
+                || hard_state.term > plan.hard_state.term
+                || current.is_some_and(|current| current > plan.generation)
+            {
+                return Err(StorageError::corrupt(
+                    attempted,
+                    format!("{plan:?} is older than the log: {start:?}, {hard_state:?}"),
+                ));
+            }
+            log.reset_to(plan.start, plan.hard_state)?;
+        }
+        self.finish_install()?;
+        Ok(Some(plan))
+    }
+
+    /// Bytes free for this process on the disk that holds the directory.
+    pub fn free_bytes(&self) -> Result<u64, StorageError> {
+        let stat = statvfs(&self.path)
+            .map_err(|errno| StorageError::io_at("measuring", &self.path)(errno.into()))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    pub(super) fn flip_current(&self, generation: Generation) -> Result<(), StorageError> {
+        let bytes = frame::seal_integers(CURRENT_VERSION, CURRENT_PLACE, [generation.0]);
+        durable_file::replace(&self.current(), &bytes)
+    }
+
+    pub(super) fn remove_plan(&self) -> Result<(), StorageError> {
+        durable_file::remove(&self.plan())
+    }
+
+    fn remove_other_generations(&self, keep: Generation) -> Result<(), StorageError> {
+        for found in self.generations()?.into_iter().filter(|found| *found != keep) {
+            durable_file::remove_directory(&self.generation(found))?;
+        }
+        Ok(())
+    }
+
+    /// Every step of an install rests on the new state being there.
+    fn require_generation(
+        &self,
+        attempted: &str,
+        generation: Generation,
+    ) -> Result<(), StorageError> {
+        if self.generation(generation).join("CURRENT").exists() {
+            return Ok(());
+        }
+        Err(StorageError::corrupt(attempted, format!("generation {} is no state", generation.0)))
+    }
+
+    /// Generations there are, live or not, ascending. Other names in the directory are not ours.
+    fn generations(&self) -> Result<Vec<Generation>, StorageError> {
+        let state = self.state();
+        let entries = fs::read_dir(&state).map_err(StorageError::io_at("listing", &state))?;
+        let mut generations = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(StorageError::io_at("listing", &state))?.file_name();
+            let number = name.to_str().and_then(|name| name.parse::<u64>().ok());
+            // Only the one spelling that `generation` gives: '07' or '+7' is somebody else's.
+            generations.extend(
+                number.filter(|n| name.to_str() == Some(&n.to_string())).map(Generation),
+            );
+        }
+        generations.sort();
+        Ok(generations)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.path.join("state")
+    }
+
+    fn current(&self) -> PathBuf {
+        self.state().join("CURRENT")
+    }
+
+    pub(super) fn plan(&self) -> PathBuf {
+        self.state().join("PLAN")
+    }
+}
+
+fn make_directory(path: &Path, mode: u32) -> Result<(), StorageError> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(StorageError::io_at("creating", path)(error)),
+    }
+}
+
+fn refused(attempted: &str, reason: String) -> StorageError {
+    StorageError::Refused { attempted: attempted.to_owned(), reason }
+}
+
+impl From<InstallPlanRecord> for InstallPlan {
+    fn from(record: InstallPlanRecord) -> Self {
+        InstallPlan {
+            snapshot: Digest(record.snapshot),
+            start: LogStart { index: record.start_index, term: record.start_term },
+            hard_state: HardState {
+                term: record.term,
+                vote: record.vote,
+                commit: record.commit,
+            },
+            generation: Generation(record.generation),
+        }
+    }
+}
+
+impl From<InstallPlan> for InstallPlanRecord {
+    fn from(plan: InstallPlan) -> Self {
+        InstallPlanRecord {
+            snapshot: plan.snapshot.0,
+            start_index: plan.start.index,
+            start_term: plan.start.term,
+            term: plan.hard_state.term,
+            vote: plan.hard_state.vote,
+            commit: plan.hard_state.commit,
+            generation: plan.generation.0,
+        }
+    }
+}
