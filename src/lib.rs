@@ -13,6 +13,10 @@ pub mod types;
 
 // Floor 1: what decides, and does no IO.
 pub mod raft;
+pub mod transfer;
+
+// Floor 2: disk and network.
+pub mod snapshot_store;
 
 // Floor 3: the runtime of one node.
 pub mod node;
