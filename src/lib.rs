@@ -14,11 +14,11 @@ pub mod types;
 // Floor 1: what decides, and does no IO.
 pub mod raft;
 pub mod state;
+pub mod transfer;
 
 // Floor 2: what touches disks and networks, one library each.
 pub mod net;
-
-// Floor 2: what touches disk and wire.
+pub mod snapshot_store;
 pub mod storage;
 
 // Floor 3: the runtime of one node.

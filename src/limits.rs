@@ -110,6 +110,40 @@ pub const SOURCE_GRACE_MS: u64 = 60_000;
 pub const PULLS_SERVED_MAX: usize = 4;
 /// Largest state that travels beside MsgSnapshot in mode `embedded`.
 pub const EMBEDDED_BYTES_MAX: usize = 4 * MIB;
+/// Bytes one pull request asks for at most; a bigger run costs fewer round trips.
+pub const RUN_BYTES_MAX: u64 = 256 * MIB as u64;
+/// Bytes one pull request asks for at least, while there is so much left.
+pub const RUN_BYTES_MIN: u64 = 8 * MIB as u64;
+/// Byte ranges of one pull request.
+pub const RANGES_PER_REQUEST_MAX: usize = 1024;
+/// Received bytes that wait for the receiver's disk; reading stops above.
+pub const UNWRITTEN_BYTES_MAX: u64 = 32 * MIB as u64;
+/// Chunk bytes read and not yet handed to the network, over all pulls that a source serves.
+pub const SENDER_BUFFER_BYTES_MAX: u64 = 32 * MIB as u64;
+/// Chunks of one stream that a source reads ahead of the network.
+pub const SENDER_FRAMES_AHEAD_MAX: usize = 3;
+/// Open pull requests of one receiver at a source.
+pub const REQUESTS_PER_RECEIVER_MAX: usize = PULL_STREAMS_MAX + 8;
+/// Receivers a source remembers, serving, waiting or gone.
+pub const LEASES_MAX: usize = 2 * NODES_MAX;
+/// A connected source from which nothing comes for so long is dialled anew; no limit on the whole.
+pub const PULL_NO_PROGRESS_MS: u64 = 15_000;
+/// Shortest and longest pause before a source is dialled again.
+pub const PULL_BACKOFF_MS_MIN: u64 = 100;
+/// See `PULL_BACKOFF_MS_MIN`.
+pub const PULL_BACKOFF_MS_MAX: u64 = 5_000;
+/// Pause before a full disk is tried again.
+pub const DISK_RETRY_MS: u64 = 2_000;
+/// Largest persisted record of a pull.
+pub const PULL_RECORD_BYTES_MAX: usize = 16 * MIB;
+/// Snapshots a node keeps unless configured; pinned ones stay besides.
+pub const SNAPSHOTS_KEPT_DEFAULT: usize = 2;
+/// Bytes of all snapshots that pins may hold beyond the kept ones, unless configured.
+pub const PINNED_BYTES_DEFAULT: u64 = 64 * GIB as u64;
+/// A pin that nobody renewed for so long is broken.
+pub const PIN_IDLE_MS_MAX: u64 = 10 * 60 * 1000;
+/// Part files held open at once by one pull.
+pub const STAGED_FILES_OPEN_MAX: usize = 64;
 /// Free bytes kept on the data disk for `raft/`: pulls and snapshots stop before it.
 pub const DISK_RESERVE_BYTES: u64 = 256 * MIB as u64;
 
@@ -206,3 +240,9 @@ const _: () = assert!(CALL_FRAME_BYTES_MAX <= PEER_CALL_BYTES_MAX);
 const _: () = assert!(CALL_FRAME_BYTES_MAX <= CALLS_SERVED_BYTES_MAX);
 const _: () =
     assert!(PEER_CALL_BYTES_MAX + 2 * RAFT_STREAM_WINDOW_BYTES + MIB <= RAFT_SEND_WINDOW_BYTES);
+const _: () = assert!(PULL_STREAMS_MAX < REQUESTS_PER_RECEIVER_MAX);
+const _: () = assert!(RUN_BYTES_MIN >= CHUNK_BYTES_MAX as u64 && RUN_BYTES_MIN <= RUN_BYTES_MAX);
+const _: () = assert!(SENDER_BUFFER_BYTES_MAX >= 2 * CHUNK_BYTES_MAX as u64);
+const _: () = assert!(UNWRITTEN_BYTES_MAX >= 2 * CHUNK_BYTES_MAX as u64);
+// A request of the most ranges fits its frame: 3 varints of a range take at most 26 bytes.
+const _: () = assert!(RANGES_PER_REQUEST_MAX * 32 + 128 <= BULK_FRAME_BYTES_MAX);

@@ -8,6 +8,7 @@ mod failure;
 mod id;
 mod membership;
 mod name;
+mod pull;
 mod read;
 mod snapshot;
 mod token;
@@ -17,6 +18,10 @@ pub use failure::{Code, Failure, Retry};
 pub use id::{ClusterId, Digest, Index, NodeId, Now, SnapshotId, Term};
 pub use membership::{Addresses, Committed, ConfState, MembershipChange, Node, Payload, Pin, Role};
 pub use name::{CollectionName, Name};
+pub use pull::{
+    ByteRange, ChunkHeader, ChunkSet, IncompletePart, PartialChunk, PullCounters, PullRecord,
+    PullRequest, PullResponse, RefusalReason,
+};
 pub use read::{Consistency, Record, ScanOptions, ScanPage};
 pub use snapshot::{SnapshotReference, SnapshotSource, TransferState, TransferStatus};
 pub use token::JoinToken;
