@@ -52,7 +52,7 @@ fn io_clock_and_randomness_in_the_core_are_found() {
     for line in [
         "use tokio::sync::mpsc;",
         "use std::{fmt, fs};",
-        "use std::net::SocketAddr;",
+        "use std::net::{IpAddr, UdpSocket};",
         "fn f() { std::fs::read(p) }",
         "use std::time::{Duration, SystemTime};",
         "use std::time::Instant as Clock;",
@@ -78,6 +78,7 @@ fn what_only_looks_impure_passes() {
         "#[cfg(test)]\nmod tests {\n    use std::collections::HashMap;\n    fn f() {}\n}\n",
         "#[cfg(test)]\n#[allow(clippy::unwrap_used)]\nmod tests { use std::fs; }\n",
         "use std::collections::BTreeMap;\nuse std::time::Duration;\n",
+        "fn f() { host.parse::<std::net::Ipv6Addr>() }\n",
     ] {
         assert!(found_in("src/state/apply.rs", text).is_empty(), "{text}");
     }
