@@ -64,5 +64,10 @@ fn documents_name_only_what_exists() {
     let mut found = documents::check_test_names(page("docs/testing.md"), &files, exists);
     found.extend(documents::check_make_targets(&pages, &makefile));
     found.extend(documents::check_map(page("docs/architecture.md"), lib));
+    if lib.product.contains("pub mod config;") {
+        let table = files.iter().find(|file| file.path == "src/config/settings.rs");
+        let table = table.expect("the table of settings is in src/config/settings.rs");
+        found.extend(documents::check_settings(page("docs/operating/settings.md"), table));
+    }
     assert_none(&found);
 }

@@ -228,3 +228,19 @@ pub fn check_map(map: &Document, lib: &SourceFile) -> Vec<Violation> {
         .map(|room| violation("map", &map.path, 1, format!("does not name the room `{room}`")))
         .collect()
 }
+
+/// The page of settings names every one in the table of `src/config/settings.rs`.
+pub fn check_settings(page: &Document, table: &SourceFile) -> Vec<Violation> {
+    // Keys are the literals of the form "section.name"; nothing else in the file looks like one.
+    let is_part =
+        |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let literals = table.text.split('"').skip(1).step_by(2);
+    literals
+        .filter(|text| text.split_once('.').is_some_and(|(a, b)| is_part(a) && is_part(b)))
+        .filter(|key| !page.text.contains(&format!("| `{key}` |")))
+        .map(|key| {
+            let message = format!("does not describe the setting `{key}`");
+            violation("settings", &page.path, 1, message)
+        })
+        .collect()
+}

@@ -230,3 +230,13 @@ fn a_room_missing_from_the_map_is_found() {
     assert_eq!(found.len(), 1);
     assert!(found[0].message.contains("`attic`"));
 }
+
+#[test]
+fn a_setting_missing_from_its_page_is_found() {
+    let page = document("docs/operating/settings.md", "| `raft.tick_ms` | 50 | a tick |\n");
+    let text =
+        "//! Planted.\nnumber!(\"raft.tick_ms\", \"Length, 0.5 of it.\");\ntext!(\"log.level\");\n";
+    let found = documents::check_settings(&page, &SourceFile::new("src/config/settings.rs", text));
+    assert_eq!(found.len(), 1);
+    assert!(found[0].message.contains("`log.level`"));
+}
