@@ -35,7 +35,7 @@ demo: prepare ## Watch a node join over a bad link. Arguments: ARGS='--report ou
 
 .PHONY: test
 test: prepare ## Run all tests.
-	PROPTEST_DISABLE_FAILURE_PERSISTENCE=true $(CARGO) $(TEST) --locked --workspace
+	PROPTEST_DISABLE_FAILURE_PERSISTENCE=true $(CARGO) $(TEST) --locked --workspace --no-fail-fast
 
 # `verify` never writes to the tree; `fix` does.
 .PHONY: verify
