@@ -1,1 +1,3 @@
 //! All integration tests, in one binary: each link of RocksDB is large.
+
+mod tidy;

@@ -1,0 +1,83 @@
+# What a person runs here; `make` alone lists it. CI runs the same targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# One target directory outside the clone and one profile (dev) for everything, so that RocksDB is
+# compiled once on a machine.
+export CARGO_TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ratoon/target)
+
+CARGO := cargo
+# Seeds of one `make chaos`, and arguments of `make demo`, for example ARGS='--report out.json'.
+SEEDS ?= 100
+ARGS ?=
+
+# nextest where it is installed, else cargo's own runner.
+TEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo 'nextest run' || echo test)
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: prepare
+prepare:
+	@.ci/prepare
+
+.PHONY: build
+build: prepare ## Build the binary `ratoon`.
+	$(CARGO) build --locked --bin ratoon
+	@echo "built: $(CARGO_TARGET_DIR)/debug/ratoon"
+
+.PHONY: demo
+demo: prepare ## Watch a node join over a bad link. Arguments: ARGS='--report out.json'.
+	$(CARGO) run --locked --bin ratoon -- demo $(ARGS)
+
+.PHONY: test
+test: prepare ## Run all tests.
+	PROPTEST_DISABLE_FAILURE_PERSISTENCE=true $(CARGO) $(TEST) --locked --workspace --no-fail-fast
+
+# `verify` never writes to the tree; `fix` does.
+.PHONY: verify
+verify: lint test ## All that CI checks of the source: format, clippy, docs, licences, tests.
+
+.PHONY: lint
+lint: format clippy docs deny ## `verify` without the tests.
+
+.PHONY: format
+format:
+	$(CARGO) fmt --all --check
+
+.PHONY: clippy
+clippy: prepare
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: docs
+docs: prepare ## Build the documentation of the code; a warning is an error.
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps
+
+.PHONY: deny
+deny:
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	  $(CARGO) deny --locked check bans licenses sources; \
+	else \
+	  echo 'deny: cargo-deny is not installed, so licences and sources were not checked' >&2; \
+	fi
+
+.PHONY: fix
+fix: prepare ## Format, and let clippy mend what it can. Writes to the tree.
+	$(CARGO) clippy --locked --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+.PHONY: bench
+bench: prepare ## Run the benchmarks, under the one profile.
+	$(CARGO) bench --locked --profile dev
+
+.PHONY: chaos
+chaos: prepare ## Simulate clusters under faults, SEEDS=100 of them. (The storm on real processes does not exist yet.)
+	$(CARGO) run --locked --package ratoon-chaos --bin ratoon-sim -- --seeds $(SEEDS)
+
+.PHONY: grpc-client
+grpc-client: build ## Talk to a cluster with a Python client that knows only reflection.
+	@.ci/prepare --python
+	tests/clients/run "$(CARGO_TARGET_DIR)/debug/ratoon"
