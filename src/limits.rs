@@ -31,6 +31,8 @@ pub const SCAN_PAGE_RECORDS_MAX: usize = 10_000;
 pub const SCAN_BOUND_BYTES_MAX: usize = KEY_BYTES_MAX + 64;
 /// Most rows one page of a scan looks at: a stretch of deleted records costs pages, never one long call.
 pub const SCAN_PAGE_ROWS_MAX: usize = 100_000;
+/// Most bytes of rows one page of a scan looks at; one further row may exceed it.
+pub const SCAN_PAGE_READ_BYTES_MAX: u64 = 64 * MIB as u64;
 /// Older versions of one key stepped over one by one before a seek skips the rest.
 pub const VERSION_STEPS_MAX: usize = 8;
 
@@ -224,6 +226,12 @@ const _: () = assert!(
     BATCH_BYTES_MAX + BATCH_WRITES_MAX * BATCH_WRITE_OVERHEAD_BYTES_MAX + KIB <= REQUEST_BYTES_MAX
 );
 const _: () = assert!(SESSIONS_MAX >= 2 && VERSION_STEPS_MAX >= 1);
+// A page must get past the newer versions of one key, or a scan would not move on.
+const _: () = assert!(SCAN_PAGE_ROWS_MAX > VERSION_STEPS_MAX + 2);
+const _: () = assert!(
+    SCAN_PAGE_READ_BYTES_MAX as usize
+        > (VERSION_STEPS_MAX + 2) * (STORED_ROW_BYTES_MAX + 2 * KEY_BYTES_MAX + KIB)
+);
 const _: () = assert!(ENTRY_BYTES_MAX + MIB <= RAFT_FRAME_BYTES_MAX);
 const _: () = assert!(APPEND_BYTES_MAX as usize + ENTRY_BYTES_MAX + MIB <= RAFT_FRAME_BYTES_MAX);
 const _: () = assert!(EMBEDDED_BYTES_MAX + 2 * MIB <= RAFT_FRAME_BYTES_MAX);

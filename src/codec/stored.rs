@@ -17,6 +17,11 @@ pub trait Row: Encode {
     const FORMAT: u8;
 }
 
+/// A row that borrows nothing from its bytes.
+pub trait OwnedRow: Row + for<'a> BorrowDecode<'a, ()> {}
+
+impl<T: Row + for<'a> BorrowDecode<'a, ()>> OwnedRow for T {}
+
 /// The bytes of a row.
 pub fn encode<T: Row>(row: &T) -> Vec<u8> {
     local::encode(T::FORMAT, row)
@@ -120,6 +125,8 @@ pub struct Namespace {
 pub struct CollectionEntry {
     /// Its incarnation, under which its descriptors and counts are found.
     pub incarnation: u64,
+    /// The layer of its newest descriptor, repeated here so that a write need not seek for it.
+    pub layer: u64,
 }
 
 /// A collection from one index on; incarnation and index are the key.

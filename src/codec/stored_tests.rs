@@ -71,7 +71,7 @@ fn rows_of_the_cluster_keep_their_bytes() {
 #[test]
 fn rows_of_collections_and_records_keep_their_bytes() {
     golden(&Namespace { created_index: 1, created_unix_ms: 2 }, "010102", &mut Vec::new());
-    golden(&CollectionEntry { incarnation: 12 }, "010c", &mut Vec::new());
+    golden(&CollectionEntry { incarnation: 12, layer: 13 }, "010c0d", &mut Vec::new());
     golden(
         &Descriptor {
             namespace: "n".into(),

@@ -62,9 +62,9 @@ impl StateError {
     }
 }
 
-/// Why a read gave nothing.
+/// Why a read or a command came to nothing.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
-pub enum ReadError {
+pub enum RequestError {
     /// Reject: the request is wrong, or what it names is not there.
     #[error(transparent)]
     Refused(#[from] Failure),
@@ -73,9 +73,9 @@ pub enum ReadError {
     State(#[from] StateError),
 }
 
-impl From<KvError> for ReadError {
+impl From<KvError> for RequestError {
     fn from(error: KvError) -> Self {
-        ReadError::State(error.into())
+        RequestError::State(error.into())
     }
 }
 
@@ -94,11 +94,11 @@ impl From<StateError> for Failure {
     }
 }
 
-impl From<ReadError> for Failure {
-    fn from(error: ReadError) -> Failure {
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Failure {
         match error {
-            ReadError::Refused(failure) => failure,
-            ReadError::State(error) => error.into(),
+            RequestError::Refused(failure) => failure,
+            RequestError::State(error) => error.into(),
         }
     }
 }
