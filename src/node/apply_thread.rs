@@ -144,8 +144,3 @@ impl Applier {
         Ok(())
     }
 }
-
-/// Opens the state that `generation` holds and loads its state machine.
-pub(super) fn load_state(db: &StateDb) -> Result<State, StateError> {
-    State::load(&*db.view())
-}

@@ -4,16 +4,30 @@
 //! command already proposed may still be applied.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::calls::{self, ask_core, shutting_down};
+use super::inbox::Clock;
+use super::shared::Shared;
+use super::waiters::Outcome;
+use super::{enroll, metrics, status};
 use crate::kv::View;
 use crate::proto::v1;
+use crate::raft::{Answer, ClientRequest, Input};
 use crate::types::{
-    Addresses, Consistency, Failure, Index, JoinToken, MembershipChange, NodeId, Reply, Request,
+    Addresses, ClusterId, Code, Command, Consistency, Failure, Index, JoinToken,
+    MembershipChange, NodeId, Reply, Request, Role,
 };
+
+/// How long a stale read waits for the index it asks for.
+const STALE_WAIT: Duration = Duration::from_secs(10);
 
 /// A running node.
 #[derive(Clone)]
-pub struct Handle {}
+pub struct Handle {
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: Clock,
+}
 
 /// An unchanging view of the state at one applied index.
 #[derive(Clone)]
@@ -33,38 +47,91 @@ pub struct Health {
 
 impl Handle {
     /// Executes a command through the log, wherever the leader is; answers once applied there.
+    /// The index is where it was executed: earlier than now if this is a retry in a session.
     pub async fn execute(&self, request: Request) -> Result<(Index, Reply), Failure> {
-        let _ = request;
-        todo!()
+        enroll::execute(&self.shared, &request).await
     }
 
     /// A view as fresh as asked.
     pub async fn view(&self, consistency: Consistency) -> Result<StateView, Failure> {
-        let _ = consistency;
-        todo!()
+        match consistency {
+            Consistency::Linearizable => self.await_read_index().await?,
+            Consistency::Stale { min_index } => self.await_applied(min_index).await?,
+        }
+        let (_, db) = self.shared.live.current().ok_or_else(enroll::not_ready)?;
+        let view = db.view();
+        let index = crate::state::read::applied(&*view)
+            .map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
+        Ok(StateView { view, index })
     }
 
-    /// Changes the membership; answers once applied.
+    async fn await_read_index(&self) -> Result<(), Failure> {
+        let (waiter, outcome) = self.shared.waiters.add();
+        if !self.shared.inbox.put(Input::Read { waiter }).await {
+            return Err(shutting_down());
+        }
+        match outcome.await {
+            Ok(Outcome::ReadReady(_)) => Ok(()),
+            Ok(Outcome::Answer(Err(failure))) => Err(failure),
+            Ok(Outcome::Answer(Ok(_))) => unreachable!("a read is not answered like a request"),
+            Err(_) => Err(shutting_down()),
+        }
+    }
+
+    async fn await_applied(&self, min_index: Index) -> Result<(), Failure> {
+        let mut published = self.shared.published.subscribe();
+        let reached = published.wait_for(|published| published.applied_index >= min_index);
+        match tokio::time::timeout(STALE_WAIT, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(shutting_down()),
+            Err(_) => {
+                let message = format!("index {min_index} is not applied here yet");
+                Err(Failure::new(Code::Unavailable, message).hint("try again, or ask another node"))
+            }
+        }
+    }
+
+    /// Changes the membership; answers with the index it was applied at.
     pub async fn change_membership(&self, change: MembershipChange) -> Result<Index, Failure> {
-        let _ = change;
-        todo!()
+        match ask_core(&self.shared, ClientRequest::Membership(change), false).await? {
+            Answer::Applied(index, _) => Ok(index),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Hands leadership to a voter; answers with the leader once it leads.
     pub async fn transfer_leader(&self, to: NodeId) -> Result<NodeId, Failure> {
-        let _ = to;
-        todo!()
+        match ask_core(&self.shared, ClientRequest::TransferLeader(to), false).await? {
+            Answer::Leader(leader) => Ok(leader),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// This node's own status, or that of all nodes it can reach.
     pub async fn status(&self, local: bool) -> Result<v1::StatusResponse, Failure> {
-        let _ = local;
-        todo!()
+        Ok(status::cluster(&self.shared, local).await)
+    }
+
+    /// All enrolled nodes with their roles.
+    pub fn nodes(&self) -> Vec<v1::Node> {
+        status::nodes(&self.shared)
     }
 
     /// Content digests of all nodes at one index.
     pub async fn digest(&self) -> Result<v1::DigestResponse, Failure> {
-        todo!()
+        let request = Request { session: None, command: Command::ComputeDigest };
+        let (index, _) = self.execute(request).await?;
+        let nodes = self.shared.nodes.borrow().clone();
+        let digests = nodes.iter().map(|node| async {
+            if node.id == self.shared.id() {
+                return status::local_digest(&self.shared, index).await;
+            }
+            calls::digest_of(&self.shared, node.id, index).await.unwrap_or_else(|failure| {
+                let error = failure.to_string();
+                v1::NodeDigest { id: node.id.0, error, ..v1::NodeDigest::default() }
+            })
+        });
+        Ok(v1::DigestResponse { index, digests: futures::future::join_all(digests).await })
     }
 
     /// A new single-use join token; answers with it and its expiry (Unix ms).
@@ -73,8 +140,7 @@ impl Handle {
         ttl_ms: u64,
         learner: bool,
     ) -> Result<(JoinToken, u64), Failure> {
-        let _ = (ttl_ms, learner);
-        todo!()
+        enroll::create_token(&self.shared, ttl_ms, learner, self.clock.now().unix_ms).await
     }
 
     /// Redeems a token's secret and issues a certificate for the request (PKCS#10 DER).
@@ -84,60 +150,96 @@ impl Handle {
         addresses: Addresses,
         certificate_request: Vec<u8>,
     ) -> Result<v1::JoinResponse, Failure> {
-        let _ = (secret, addresses, certificate_request);
-        todo!()
+        enroll::enroll(&self.shared, secret, addresses, &certificate_request).await
     }
 
     /// Id of the cluster, for messages to people and for refusing strangers.
-    pub fn cluster(&self) -> crate::types::ClusterId {
-        todo!()
+    pub fn cluster(&self) -> ClusterId {
+        self.shared.identity.cluster()
     }
 
     /// Snapshots in this node's store.
     pub async fn snapshots(&self) -> Result<Vec<v1::Snapshot>, Failure> {
-        todo!()
+        self.shared.snapshots.list()
     }
 
     /// Builds a snapshot of this node's state now.
     pub async fn create_snapshot(&self) -> Result<v1::Snapshot, Failure> {
-        todo!()
+        if self.shared.live.current().is_none() {
+            return Err(enroll::not_ready());
+        }
+        match ask_core(&self.shared, ClientRequest::BuildSnapshot, false).await? {
+            Answer::Snapshot(index) => self
+                .shared
+                .snapshots
+                .list()?
+                .into_iter()
+                .find(|snapshot| snapshot.index == index)
+                .ok_or_else(|| Failure::new(Code::Internal, "the snapshot built is not there")),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Reads and checks every byte of a stored snapshot, named by its hex id.
     pub async fn verify_snapshot(&self, id: &str) -> Result<v1::VerifySnapshotResponse, Failure> {
-        let _ = id;
-        todo!()
+        self.shared.snapshots.verify(&self.shared, id).await
     }
 
     /// Drops this node's log as far as safety and pins allow.
     pub async fn compact_log(&self) -> Result<v1::CompactLogResponse, Failure> {
-        todo!()
+        match ask_core(&self.shared, ClientRequest::CompactLog, false).await? {
+            Answer::Compacted(start) => Ok(v1::CompactLogResponse {
+                first_index: start + 1,
+                log_bytes: self.shared.log.bytes(),
+            }),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Pulls under way anywhere in the cluster, and the last finished ones.
     pub async fn transfers(&self) -> Result<Vec<v1::Transfer>, Failure> {
-        todo!()
+        let cluster = status::cluster(&self.shared, false).await;
+        Ok(cluster.nodes.into_iter().flat_map(|node| node.transfers).collect())
     }
 
     /// Ends the pull of `receiver`, wherever it runs.
     pub async fn cancel_transfer(&self, receiver: NodeId) -> Result<(), Failure> {
-        let _ = receiver;
-        todo!()
+        if receiver == self.shared.id() {
+            return self.shared.snapshots.cancel();
+        }
+        if !self.shared.nodes.borrow().iter().any(|node| node.id == receiver) {
+            return Err(Failure::new(Code::NodeNotFound, format!("no node {receiver} is enrolled")));
+        }
+        calls::cancel_transfer_of(&self.shared, receiver).await
     }
 
     /// Sets this node's bulk rate limit, bytes a second; 0: none.
     pub async fn limit_transfers(&self, bytes_per_second: u64) -> Result<u64, Failure> {
-        let _ = bytes_per_second;
-        todo!()
+        self.shared.snapshots.limit(bytes_per_second);
+        Ok(bytes_per_second)
     }
 
     /// For `/healthz` and `/readyz`.
     pub fn health(&self) -> Health {
-        todo!()
+        let published = self.shared.published.borrow();
+        let not_ready = if self.shared.live.current().is_none() {
+            Some("waiting for the first snapshot".to_owned())
+        } else if published.standing.leader.is_none() {
+            Some("no leader is known".to_owned())
+        } else if published.standing.role == Role::Enrolled {
+            Some("not a member yet".to_owned())
+        } else {
+            None
+        };
+        Health { not_ready }
     }
 
     /// Prometheus text of all metrics.
     pub fn metrics(&self) -> String {
-        todo!()
+        metrics::render(&status::local(&self.shared), &self.shared)
     }
+}
+
+fn unexpected(answer: &Answer) -> Failure {
+    Failure::new(Code::Internal, format!("the core answered with {answer:?}"))
 }

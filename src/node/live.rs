@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use slog::Logger;
 use tokio::sync::watch;
 
+use crate::limits::MIB;
 use crate::state::{ContentDigest, DigestRun, State, StateError};
 use crate::storage::{Generation, StateDb};
 use crate::types::Index;
@@ -57,8 +58,8 @@ impl Prepared {
 
 /// Digests kept for whoever asks, newest last.
 const DIGESTS_KEPT: usize = 4;
-/// Rows hashed between looks at whether the digest is still wanted.
-const DIGEST_STEP_ROWS: usize = 10_000;
+/// Bytes hashed between looks at whether the digest is still wanted.
+const DIGEST_STEP_BYTES: u64 = 16 * MIB as u64;
 
 type DigestResult = Option<Result<ContentDigest, String>>;
 
@@ -123,7 +124,7 @@ fn compute(
         if wanted.receiver_count() == 0 {
             return None;
         }
-        match run.step(view, DIGEST_STEP_ROWS) {
+        match run.step(view, DIGEST_STEP_BYTES) {
             Ok(None) => {}
             Ok(Some(digest)) => return Some(Ok(digest)),
             Err(error) => return Some(Err(error)),
@@ -131,5 +132,3 @@ fn compute(
     }
 }
 
-/// Shares of one node, all cheap to clone.
-pub(super) type SharedLive = Arc<Live>;

@@ -1,7 +1,28 @@
 //! The runtime of one node: carries out what the core says, and nothing else.
+//!
+//! Three threads of its own (raft, log, apply), tasks for the network, and the blocking pool for
+//! whatever takes long. What is decided is decided in the core, where simulation sees it.
 
+mod apply_thread;
+mod calls;
+mod carry;
+mod enroll;
+mod flush;
 mod handle;
+mod inbound;
+mod inbox;
+mod live;
+mod log_thread;
+mod metrics;
 mod peers;
+mod process;
+mod raft_thread;
+mod shared;
+mod snapshots;
+mod start;
+mod status;
+mod waiters;
 
 pub use handle::{Handle, Health, StateView};
 pub use peers::{CallError, Class, Inbound, Peers};
+pub use start::{Node, NodeError, Options, RaftOptions, create_first};

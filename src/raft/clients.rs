@@ -5,12 +5,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use protobuf::Message as _;
 use raft::ReadState;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
 
 use super::core::Core;
-use super::io::{Answer, ClientRequest, Output, Waiter};
+use super::io::{Answer, AppliedReply, ClientRequest, Output, Waiter};
 use crate::codec;
 use crate::limits;
 use crate::types::{
@@ -307,15 +306,11 @@ impl Core {
     }
 
     /// Answers whoever proposed the entries now applied.
-    pub(super) fn answer_proposals(
-        &mut self,
-        applied: Index,
-        replies: Vec<(Index, Term, Result<Reply, Failure>)>,
-    ) {
-        for (index, term, reply) in replies {
-            let Some(proposed) = self.clients.proposed.remove(&index) else { continue };
-            let result = if proposed.term == term {
-                reply.map(|reply| Answer::Applied(index, reply))
+    pub(super) fn answer_proposals(&mut self, applied: Index, replies: Vec<AppliedReply>) {
+        for applied in replies {
+            let Some(proposed) = self.clients.proposed.remove(&applied.index) else { continue };
+            let result = if proposed.term == applied.term {
+                applied.reply.map(|reply| Answer::Applied(applied.executed_at, reply))
             } else {
                 Err(unavailable("another leader took over before the command was committed"))
             };

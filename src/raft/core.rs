@@ -62,6 +62,8 @@ pub struct Config {
     pub flush_bytes: u64,
     /// A learner this close to the commit index is promoted.
     pub promotion_lag_max: u64,
+    /// Learners are promoted by themselves, unless they joined to stay learners.
+    pub promote: bool,
 }
 
 /// What the node found on its disk.
@@ -206,6 +208,7 @@ impl Core {
             now,
         };
         core.outputs.push_back(Output::Pins(core.pins.clone()));
+        core.outputs.push_back(Output::Nodes(core.nodes.clone()));
         if core.conf_state.voters == [core.config.node.0] {
             // Nobody else can lead: no need to wait out an election timeout.
             core.raw.campaign().map_err(|e| core.raft_error("campaigning alone", e))?;

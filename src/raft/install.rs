@@ -237,7 +237,7 @@ impl Core {
         self.generation = generation;
         (self.applied, self.handed_out, self.conf_index) = (meta.index, meta.index, meta.index);
         self.conf_state = meta.conf_state.clone();
-        self.nodes = nodes;
+        self.set_nodes(nodes);
         self.compaction.note_installed(meta.index);
         self.drop_cold_reads();
         self.set_pins(pins);

@@ -62,7 +62,7 @@ pub enum Input {
         /// The last index applied.
         index: Index,
         /// Outcome of each command among them.
-        replies: Vec<(Index, Term, Result<Reply, Failure>)>,
+        replies: Vec<AppliedReply>,
         /// All pins, if they changed.
         pins: Option<Vec<Pin>>,
         /// All nodes, if they changed.
@@ -153,6 +153,19 @@ pub enum Input {
     },
     /// A peer cannot be reached.
     Unreachable(NodeId),
+}
+
+/// The outcome of one applied entry.
+#[derive(Clone, PartialEq, Debug)]
+pub struct AppliedReply {
+    /// Its place in the log.
+    pub index: Index,
+    /// Its term: tells it from another entry that was proposed for the same place.
+    pub term: Term,
+    /// Where its command was executed: here, or earlier if this is a retry in a session.
+    pub executed_at: Index,
+    /// What to answer to whoever proposed it.
+    pub reply: Result<Reply, Failure>,
 }
 
 /// What a client can ask of the cluster.
@@ -298,6 +311,8 @@ pub enum Output {
     },
     /// Pins of the replicated state, whenever they change: the snapshot store obeys them.
     Pins(Vec<Pin>),
+    /// Nodes of the replicated state, whenever they change: the address book.
+    Nodes(Vec<Node>),
     /// Membership or leadership changed.
     Changed(Standing),
 }

@@ -12,7 +12,7 @@ use super::clients::own_request;
 use super::core::Core;
 use super::io::{Answer, Offer, Output, Waiter};
 use crate::types::{
-    Code, Command, Failure, Index, MembershipChange, NodeId, Pin, SnapshotId,
+    Code, Command, Failure, Index, MembershipChange, Node, NodeId, Pin, SnapshotId,
 };
 
 /// See the module.
@@ -214,7 +214,8 @@ impl Core {
     fn promote_learners(&mut self) {
         let now = self.now.monotonic_ms;
         let candidate = self.nodes.iter().find(|node| {
-            !node.learner
+            self.config.promote
+                && !node.learner
                 && self.conf_state.learners.contains(&node.id.0)
                 && self.is_caught_up(node.id)
         });
@@ -236,6 +237,12 @@ impl Core {
     pub(super) fn set_pins(&mut self, pins: Vec<Pin>) {
         self.pins = pins;
         self.outputs.push_back(Output::Pins(self.pins.clone()));
+    }
+
+    /// Takes the nodes of the state; the runtime's address book follows.
+    pub(super) fn set_nodes(&mut self, nodes: Vec<Node>) {
+        self.nodes = nodes;
+        self.outputs.push_back(Output::Nodes(self.nodes.clone()));
     }
 
     pub(super) fn request_snapshot_build(&mut self, waiter: Waiter) {

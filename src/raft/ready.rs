@@ -6,11 +6,11 @@ use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
 
 use super::core::{Core, Halt};
-use super::io::Output;
+use super::io::{AppliedReply, Output};
 use super::wire::{encode_entry, encode_message};
 use super::{HardState, LogWrite};
 use crate::limits;
-use crate::types::{Committed, Failure, Index, Node, NodeId, Payload, Pin, Reply, Term};
+use crate::types::{Committed, Index, Node, NodeId, Payload, Pin};
 
 /// What waits for the log thread.
 pub(super) struct Pending {
@@ -226,7 +226,7 @@ impl Core {
         &mut self,
         generation: u64,
         index: Index,
-        replies: Vec<(Index, Term, Result<Reply, Failure>)>,
+        replies: Vec<AppliedReply>,
         pins: Option<Vec<Pin>>,
         nodes: Option<Vec<Node>>,
     ) {
@@ -241,7 +241,7 @@ impl Core {
             self.raw.advance_apply_to(index);
         }
         if let Some(nodes) = nodes {
-            self.nodes = nodes;
+            self.set_nodes(nodes);
         }
         if let Some(pins) = pins {
             self.set_pins(pins);

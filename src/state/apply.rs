@@ -25,6 +25,8 @@ pub(super) struct Execution<'a> {
     pub(super) pins_changed: bool,
     /// A node was enrolled, changed or removed.
     pub(super) nodes_changed: bool,
+    /// A content digest at this index was asked for.
+    pub(super) digest_due: bool,
 }
 
 /// Applies the entry after the last one.
@@ -46,7 +48,7 @@ pub(super) fn apply(
     applied.term = committed.term;
     let counters = facts.counters.clone();
     let mut execution =
-        Execution { facts, transaction, pins_changed: false, nodes_changed: false };
+        Execution { facts, transaction, pins_changed: false, nodes_changed: false, digest_due: false };
     let (index, reply) = match &committed.payload {
         Payload::Empty => (committed.index, Ok(Reply::Done)),
         Payload::Command(entry) => match execution.open(entry)? {
@@ -59,8 +61,8 @@ pub(super) fn apply(
         }
     };
     execution.close(&counters);
-    let Execution { pins_changed, nodes_changed, .. } = execution;
-    Ok(Outcome { index, reply, pins_changed, nodes_changed })
+    let Execution { pins_changed, nodes_changed, digest_due, .. } = execution;
+    Ok(Outcome { index, reply, pins_changed, nodes_changed, digest_due })
 }
 
 impl Execution<'_> {
@@ -154,7 +156,10 @@ impl Execution<'_> {
                 self.set_pin(*receiver, *index, *snapshot)
             }
             Command::ReleasePin(receiver) => Ok(self.release_pin(*receiver)),
-            Command::ComputeDigest => Ok(Reply::Done),
+            Command::ComputeDigest => {
+                self.digest_due = true;
+                Ok(Reply::Done)
+            }
         }
     }
 

@@ -79,6 +79,8 @@ pub struct Outcome {
     pub pins_changed: bool,
     /// `nodes()` may answer otherwise than before.
     pub nodes_changed: bool,
+    /// The entry asks every replica for the digest of its content at exactly this index.
+    pub digest_due: bool,
 }
 
 impl State {

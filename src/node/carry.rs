@@ -1,0 +1,169 @@
+//! Carries out what the core says: each output to the thread or task that can do it.
+//!
+//! Runs on the raft thread, so nothing here waits for a disk or a network.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use bytes::Bytes;
+
+use super::peers::Class;
+use super::shared::{Published, Shared};
+use super::waiters::Outcome;
+use super::{apply_thread, calls, log_thread};
+use crate::codec::peer::encode_envelope;
+use crate::proto::internal::v1::{Envelope, SnapshotReport, envelope};
+use crate::raft::{Core, Input, LogStore, Output};
+use crate::types::{Node, NodeId};
+
+pub(super) struct Carrier {
+    shared: Arc<Shared>,
+    log: Sender<log_thread::Job>,
+    apply: Sender<apply_thread::Job>,
+}
+
+impl Carrier {
+    pub fn new(
+        shared: Arc<Shared>,
+        log: Sender<log_thread::Job>,
+        apply: Sender<apply_thread::Job>,
+    ) -> Self {
+        Carrier { shared, log, apply }
+    }
+
+    /// Carries out one output. True: what is published has changed.
+    pub fn carry(&mut self, output: Output) -> bool {
+        let shared = &self.shared;
+        match output {
+            Output::Send { to, urgent, bytes, offers } => {
+                let class = if urgent { Class::Urgent } else { Class::Append };
+                match offers {
+                    Some(id) => shared.snapshots.send_offer(shared, to, id, bytes),
+                    None => self.send(to, class, envelope::Body::Raft(bytes)),
+                }
+            }
+            Output::SendReport { to, index, id, ok, reason } => {
+                let snapshot_id = Bytes::copy_from_slice(&id.0);
+                let report = SnapshotReport { index, snapshot_id, ok, reason };
+                self.send(to, Class::Urgent, envelope::Body::SnapshotReport(report));
+            }
+            Output::Persist { number, write } => self.log(log_thread::Job::Write(number, write)),
+            Output::Apply { generation, entries } => {
+                self.apply(apply_thread::Job::Apply(generation, entries));
+            }
+            Output::FlushState => self.flush_state(),
+            Output::CompactLog { start } => self.log(log_thread::Job::Compact(start)),
+            Output::FetchEntries { ticket, from, to, max_bytes } => {
+                self.fetch_entries(ticket, from, to, max_bytes);
+            }
+            Output::Forward { to, waiter, request } => {
+                let shared = shared.clone();
+                shared.runtime.clone().spawn(async move {
+                    let result = calls::forward(&shared, to, request).await;
+                    shared.inbox.report(Input::Forwarded { waiter, result });
+                });
+            }
+            Output::Answer { waiter, result } => {
+                shared.waiters.finish(waiter, Outcome::Answer(result));
+            }
+            Output::ReadReady { waiter, index } => {
+                shared.waiters.finish(waiter, Outcome::ReadReady(index));
+            }
+            Output::BuildSnapshot => shared.snapshots.build(shared),
+            Output::FetchSnapshot { reference, index, from, message_bytes } => {
+                shared.snapshots.fetch(reference, index, from, message_bytes);
+            }
+            Output::PrepareSnapshot { id } => shared.snapshots.prepare(shared, id),
+            Output::DiscardSnapshot { id } => shared.snapshots.discard(shared, id),
+            Output::Install(plan) => self.log(log_thread::Job::Install(plan)),
+            Output::SnapshotInstalled { id } => shared.snapshots.installed(id),
+            Output::Pins(pins) => shared.snapshots.set_pins(&pins),
+            Output::Nodes(nodes) => self.take_nodes(nodes),
+            Output::Changed(standing) => {
+                slog::info!(shared.logger, "standing"; "role" => ?standing.role,
+                    "term" => standing.term, "leader" => standing.leader.map(|node| node.0),
+                    "voters" => ?standing.conf_state.voters,
+                    "learners" => ?standing.conf_state.learners);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Lets others see where the core stands.
+    pub fn publish(&self, core: &Core) {
+        let (first_index, last_index) = core.log_range();
+        let published = Published {
+            standing: core.standing().clone(),
+            first_index,
+            last_index,
+            commit_index: core.commit_index(),
+            applied_index: core.applied_index(),
+            flushed_index: core.flushed_index(),
+            log_bytes: core.log_bytes(),
+            matched: core.matched_indexes(),
+        };
+        self.shared.published.send_if_modified(|old| {
+            let changed = *old != published;
+            *old = published;
+            changed
+        });
+    }
+
+    fn send(&self, to: NodeId, class: Class, body: envelope::Body) {
+        let envelope = Envelope { body: Some(body), embedded: None };
+        self.shared.peers.send(to, class, encode_envelope(&envelope));
+    }
+
+    fn log(&self, job: log_thread::Job) {
+        if self.log.send(job).is_err() {
+            // The log thread has ended, and has said why: the node is ending.
+        }
+    }
+
+    fn apply(&self, job: apply_thread::Job) {
+        if self.apply.send(job).is_err() {
+            // The apply thread has ended, and has said why: the node is ending.
+        }
+    }
+
+    fn flush_state(&self) {
+        let shared = self.shared.clone();
+        self.shared.runtime.spawn_blocking(move || match super::flush::flush(&shared) {
+            Ok((index, state_bytes)) => {
+                shared.inbox.report(Input::Flushed { index, state_bytes });
+            }
+            Err(error) => shared.fail(error),
+        });
+    }
+
+    fn fetch_entries(&self, ticket: u64, from: u64, to: u64, max_bytes: u64) {
+        let shared = self.shared.clone();
+        self.shared.runtime.spawn_blocking(move || {
+            let entries = match shared.log.entries(from, to, max_bytes) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    // Most likely they were compacted meanwhile; the core finds out by itself.
+                    slog::warn!(shared.logger, "entries for a slow follower were not read";
+                        "from" => from, "to" => to, "error" => %error);
+                    Vec::new()
+                }
+            };
+            shared.inbox.report(Input::EntriesFetched { ticket, entries });
+        });
+    }
+
+    /// The address book follows the replicated state.
+    fn take_nodes(&self, nodes: Vec<Node>) {
+        let shared = &self.shared;
+        for node in nodes.iter().filter(|node| node.id != shared.id()) {
+            shared.peers.set_address(node.id, &node.addresses.raft);
+        }
+        let before = shared.nodes.send_replace(nodes.clone());
+        for old in before {
+            if !nodes.iter().any(|node| node.id == old.id) && !nodes.is_empty() {
+                shared.peers.forget(old.id);
+            }
+        }
+    }
+}

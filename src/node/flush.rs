@@ -1,0 +1,20 @@
+//! Makes the applied state durable without the log.
+
+use super::NodeError;
+use super::shared::Shared;
+use crate::kv::{Family, KvError};
+use crate::state;
+use crate::types::Index;
+
+/// Flushes the live state; returns the applied index that no crash takes back, and its bytes.
+pub(super) fn flush(shared: &Shared) -> Result<(Index, u64), NodeError> {
+    let Some((_, db)) = shared.live.current() else { return Ok((0, 0)) };
+    db.flush()?;
+    let row = db.get_persisted(Family::Meta, &state::applied_key())?.ok_or_else(|| KvError {
+        attempted: "read the applied index after a flush".into(),
+        cause: "it is not there".into(),
+        corrupt: true,
+    })?;
+    let (index, _) = state::decode_applied(&row)?;
+    Ok((index, db.approximate_bytes()?))
+}
