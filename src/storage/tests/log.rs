@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -9,6 +10,7 @@ use tempfile::TempDir;
 use super::{entries, hard_state, kill, options, shared};
 use crate::limits::ENTRY_BYTES_MAX;
 use crate::raft::{HardState, LogEntry, LogStart, LogStore, LogWrite};
+use crate::storage::log_records::entry_key;
 use crate::storage::memory::MemoryLog;
 use crate::storage::{RaftLog, StorageError};
 
@@ -319,4 +321,50 @@ fn after_a_failed_write_nothing_is_written_any_more() {
     assert!(disk.log.compact_to(10).is_err());
     assert_eq!(reader.last_index(), 11);
     assert_eq!(reader.term(11).unwrap(), Some(2));
+}
+
+#[test]
+fn a_hole_a_damaged_entry_or_a_commit_beyond_the_end_refuses_to_open() {
+    let damages: [&dyn Fn(&rocksdb::DB); 4] = [
+        &|database| database.delete(entry_key(14)).unwrap(),
+        &|database| database.put(entry_key(14), b"not an entry").unwrap(),
+        &|database| database.delete(entry_key(20)).unwrap(),
+        &|database| database.put(entry_key(9), b"before the start").unwrap(),
+    ];
+    for (number, damage) in damages.into_iter().enumerate() {
+        let mut disk = Disk::new();
+        let mut write = entries(11, 20, 2, 100);
+        write.hard_state = Some(hard_state(2, 0, 20));
+        disk.write(&[write]);
+        damage(disk.log.database_for_tests());
+        let path = disk.root.path().join("damaged");
+        kill(disk.log.database_for_tests(), &disk.path(), &path);
+        let error = RaftLog::open(&path, &shared(), &options()).err().unwrap();
+        assert!(matches!(error, StorageError::Corrupt { .. }), "{number}: {error}");
+    }
+}
+
+#[test]
+fn readers_never_take_a_replaced_suffix_for_damage() {
+    let mut disk = Disk::new();
+    disk.write(&[entries(11, 500, 2, 10)]);
+    let reader = disk.log.clone();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                // 400 is always there; what lies above comes and goes.
+                let last = reader.last_index();
+                assert!(reader.term(last).is_ok());
+                let read = reader.entries(300, 401, u64::MAX).unwrap();
+                assert_eq!(read.len(), 101);
+                assert!(read.is_sorted_by_key(|entry| entry.index));
+            }
+        });
+        for round in 0..200 {
+            let (from, to) = if round % 2 == 0 { (401, 402) } else { (403, 500) };
+            disk.log.write(&[entries(from, to, 3 + round, 10)]).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }
