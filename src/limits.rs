@@ -84,6 +84,19 @@ pub const READS_WAITING_MAX: usize = 50_000;
 /// Entries kept in memory behind the persisted index, bytes, so that followers rarely cause reads.
 pub const ENTRY_CACHE_BYTES_MAX: usize = 64 * MIB;
 
+// Raft log on disk.
+
+/// All WAL files of the raft log together; bounds replay at boot.
+pub const RAFT_WAL_BYTES_MAX: u64 = GIB as u64 / 4;
+/// One WAL file: it grows past the memtable it belongs to by at most one batch.
+pub const RAFT_WAL_FILE_BYTES_MAX: u64 = GIB as u64;
+/// Unflushed entries of the raft log, ceiling of what may be configured.
+pub const RAFT_MEMTABLE_BYTES_MAX: usize = 256 * MIB;
+/// Entries at the end of the raft log that are all read and checked at boot, bytes.
+pub const RAFT_LOG_CHECK_BYTES: u64 = 64 * MIB as u64;
+/// Places at which the rest of the log is probed at boot.
+pub const RAFT_LOG_PROBES: u64 = 256;
+
 // Snapshots and their transfer.
 
 /// Smallest chunk of a part.
@@ -234,6 +247,8 @@ const _: () = assert!(
 );
 const _: () = assert!(ENTRY_BYTES_MAX + MIB <= RAFT_FRAME_BYTES_MAX);
 const _: () = assert!(APPEND_BYTES_MAX as usize + ENTRY_BYTES_MAX + MIB <= RAFT_FRAME_BYTES_MAX);
+const _: () =
+    assert!(RAFT_MEMTABLE_BYTES_MAX as u64 + UNCOMMITTED_BYTES_MAX < RAFT_WAL_FILE_BYTES_MAX);
 const _: () = assert!(EMBEDDED_BYTES_MAX + 2 * MIB <= RAFT_FRAME_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX + MIB <= GRPC_MESSAGE_BYTES_MAX);
 const _: () = assert!(SCAN_PAGE_BYTES_MAX + VALUE_BYTES_MAX + MIB <= GRPC_MESSAGE_BYTES_MAX);

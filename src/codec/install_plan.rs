@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn version_1_reads_and_writes_its_golden_bytes() {
         let golden = concat!(
-            "01GOLDENCRC",
+            "010b8bbfa5",
             "0707070707070707070707070707070707070707070707070707070707070707",
             "e803000000000000",
             "0300000000000000",

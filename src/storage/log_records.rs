@@ -100,17 +100,17 @@ mod tests {
     fn version_1_reads_and_writes_its_golden_bytes() {
         let entry = LogEntry { index: 258, term: 3, bytes: Bytes::from_static(b"payload") };
         assert_eq!(HEXLOWER.encode(&entry_key(258)), "650000000000000102");
-        let golden = "01GOLDENENT03000000000000007061796c6f6164";
+        let golden = "01a546230603000000000000007061796c6f6164";
         assert_eq!(HEXLOWER.encode(&encode_entry(&entry)), golden);
         assert_eq!(decode_entry(258, &HEXLOWER.decode(golden.as_bytes()).unwrap()), Ok(entry));
 
         let state = HardState { term: 4, vote: 2, commit: 258 };
-        let golden = "01GOLDENHARD040000000000000002000000000000000201000000000000";
+        let golden = "014f7a7408040000000000000002000000000000000201000000000000";
         assert_eq!(HEXLOWER.encode(&encode_hard_state(&state)), golden);
         assert_eq!(decode_hard_state(&HEXLOWER.decode(golden.as_bytes()).unwrap()), Ok(state));
 
         let start = LogStart { index: 1, term: 1 };
-        let golden = "01GOLDENSTART01000000000000000100000000000000";
+        let golden = "018575b80701000000000000000100000000000000";
         assert_eq!(HEXLOWER.encode(&encode_start(&start)), golden);
         assert_eq!(decode_start(&HEXLOWER.decode(golden.as_bytes()).unwrap()), Ok(start));
     }

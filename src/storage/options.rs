@@ -6,15 +6,14 @@
 use std::sync::Arc;
 
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor,
-    DEFAULT_COLUMN_FAMILY_NAME, DBCompressionType, DBRecoveryMode, LogLevel, SliceTransform,
-    WriteBufferManager,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType,
+    DBRecoveryMode, DEFAULT_COLUMN_FAMILY_NAME, LogLevel, SliceTransform, WriteBufferManager,
 };
 use slog::Logger;
 
 use super::StorageError;
 use crate::kv::Family;
-use crate::limits::{GIB, KIB, MIB};
+use crate::limits::{KIB, MIB, RAFT_MEMTABLE_BYTES_MAX, RAFT_WAL_BYTES_MAX};
 
 /// Sizes of caches and buffers, and background effort.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,7 +22,7 @@ pub struct Options {
     pub memtable_bytes: usize,
     /// Blocks of table files kept in memory, for all databases together. Bytes.
     pub block_cache_bytes: usize,
-    /// Raft log entries kept in memory before they move to table files. Bytes.
+    /// Raft log entries kept in memory before they move to table files, 1 to 256 MiB.
     pub raft_memtable_bytes: usize,
     /// Flushes and compactions at work at once in one database.
     pub background_jobs: i32,
@@ -98,9 +97,6 @@ impl Shared {
         &self.inner.logger
     }
 }
-
-/// Entries of the raft log's WAL are in memtables too, so this bounds replay at boot.
-const RAFT_WAL_BYTES_MAX: u64 = GIB as u64 / 4;
 
 /// Options of the state database as a whole. `create` decides whether it must be absent or present.
 pub(super) fn state_database(
@@ -185,7 +181,7 @@ pub(super) fn raft_database(
     database.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     database.set_recycle_log_file_num(0);
     database.set_max_total_wal_size(RAFT_WAL_BYTES_MAX);
-    database.set_write_buffer_size(options.raft_memtable_bytes.max(MIB));
+    database.set_write_buffer_size(options.raft_memtable_bytes.clamp(MIB, RAFT_MEMTABLE_BYTES_MAX));
     database.set_max_write_buffer_number(4);
     database.set_block_based_table_factory(&tables(shared, false));
     database.set_target_file_size_base(64 * MIB as u64);

@@ -22,15 +22,9 @@ use super::log_records::{
 use super::log_size::LogSize;
 use super::wal_check::witness::Witness;
 use super::{Options, Shared, StorageError, durable_file, options, wal_check};
-use crate::limits::MIB;
+use crate::limits::{RAFT_LOG_CHECK_BYTES, RAFT_LOG_PROBES};
 use crate::raft::{HardState, LogEntry, LogError, LogStart, LogStore, LogWrite};
 use crate::types::{Index, Term};
-
-/// Entries at the end of the log are all read and checked at boot, up to this many bytes: more than
-/// a WAL whose records were just replayed can hold on top of the table files.
-const TAIL_CHECK_BYTES: u64 = 64 * MIB as u64;
-/// The older rest of the log is probed at this many places.
-const PROBES: u64 = 256;
 
 /// One open raft log. Clones share it; each is a reader and may be the writer.
 #[derive(Clone)]
@@ -96,7 +90,8 @@ impl RaftLog {
         if !directory.join("CURRENT").exists() {
             return Err(StorageError::Missing { what: "raft log", path: directory.to_owned() });
         }
-        if let Some(repair) = wal_check::check_and_repair(directory)? {
+        let (witness, noted) = Witness::open(directory)?;
+        if let Some(repair) = wal_check::check_and_repair(directory, noted)? {
             warn!(shared.logger(), "cut a torn write off the raft log's end";
                 "file" => repair.path.display().to_string(),
                 "kept_bytes" => repair.kept_bytes, "cut_bytes" => repair.cut_bytes);
@@ -105,7 +100,6 @@ impl RaftLog {
         let database = DB::open(&settings, directory).map_err(|error| {
             StorageError::rocksdb(format!("opening the raft log in {}", directory.display()), error)
         })?;
-        let (witness, noted) = Witness::open(directory)?;
         let found = database.latest_sequence_number();
         if noted.is_some_and(|noted| noted > found) {
             return Err(corrupt(format!(
@@ -203,6 +197,19 @@ impl RaftLog {
         writer.size = LogSize::default();
         self.inner.bytes.store(0, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The database itself, for tests of what it does on its own.
+    #[cfg(test)]
+    pub(super) fn database_for_tests(&self) -> &DB {
+        &self.inner.database
+    }
+
+    /// Makes it look as if a write had failed.
+    #[cfg(test)]
+    pub(super) fn fail_for_tests(&self) {
+        let mut writer = self.inner.lock_writer().expect("no write has failed yet");
+        writer.failed = Some("for a test".to_owned());
     }
 
     /// The newest hard state.
@@ -399,7 +406,7 @@ fn load_bounds(database: &DB) -> Result<LogBounds, StorageError> {
 }
 
 /// Looks for holes and damage: everything near the end, where a crash could do harm, and samples of
-/// the rest, which may be as large as the state.
+/// the rest, which may be as large as the state. (Every byte of the WAL was checked before.)
 fn check_entries(database: &DB, bounds: &LogBounds) -> Result<(), StorageError> {
     let first = bounds.start.index + 1;
     let mut iterator = database.raw_iterator();
@@ -423,15 +430,16 @@ fn check_entries(database: &DB, bounds: &LogBounds) -> Result<(), StorageError> 
         }
         term_above = entry.term;
         bytes += stored_len(&entry);
-        if index == first || bytes > TAIL_CHECK_BYTES {
+        if index == first || bytes > RAFT_LOG_CHECK_BYTES {
             break;
         }
         index -= 1;
         iterator.prev();
     }
     let rest = index - first;
-    for probe in 0..PROBES.min(rest) {
-        let place = first + (u128::from(rest) * u128::from(probe) / u128::from(PROBES)) as u64;
+    for probe in 0..RAFT_LOG_PROBES.min(rest) {
+        let place =
+            first + (u128::from(rest) * u128::from(probe) / u128::from(RAFT_LOG_PROBES)) as u64;
         iterator.seek(entry_key(place));
         expect_entry(&iterator, place)?;
     }

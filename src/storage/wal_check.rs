@@ -30,6 +30,7 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use super::{StorageError, durable_file};
+use crate::limits::RAFT_WAL_FILE_BYTES_MAX;
 
 /// WAL files consist of blocks of this size, so does RocksDB's log format since ever.
 const BLOCK_BYTES: usize = 32 * 1024;
@@ -54,24 +55,38 @@ pub struct TailRepair {
     pub cut_bytes: u64,
 }
 
-/// Checks all WAL files in `directory` and cuts a torn tail off the last one.
-pub fn check_and_repair(directory: &Path) -> Result<Option<TailRepair>, StorageError> {
+/// Checks all WAL files in `directory` and cuts a torn tail off the last one. `witness` is the
+/// last write that is known to have been synced.
+pub fn check_and_repair(
+    directory: &Path,
+    witness: Option<u64>,
+) -> Result<Option<TailRepair>, StorageError> {
     let files = wal_files(directory)?;
     let Some((last, earlier)) = files.split_last() else { return Ok(None) };
+    let mut sequence = None;
     for path in earlier {
         let scan = scan(&read(path)?);
         if let Some(tail) = scan.tail {
             return Err(corrupt(path, &tail, "and it is not the last file"));
         }
+        sequence = sequence.max(scan.sequence);
     }
     let bytes = read(last)?;
     let scan = scan(&bytes);
+    sequence = sequence.max(scan.sequence);
     let Some(tail) = scan.tail else { return Ok(None) };
     if tail.impossible {
         return Err(corrupt(last, &tail, "and whole fragments follow in an impossible order"));
     }
-    if let Some(at) = later_write(&bytes, &tail, scan.sequence) {
+    if let Some(at) = later_write(&bytes, &tail, sequence) {
         return Err(corrupt(last, &tail, &format!("and a later write begins at byte {at}")));
+    }
+    // Without a whole record to compare with, the caller compares once the database is open.
+    if let (Some(witness), Some(found)) = (witness, sequence)
+        && witness > found
+    {
+        let evidence = format!("write {found} is the last before it, and {witness} was synced");
+        return Err(corrupt(last, &tail, &evidence));
     }
     repair(directory, last, &bytes, tail.begin).map(Some)
 }
@@ -123,8 +138,13 @@ fn wal_files(directory: &Path) -> Result<Vec<PathBuf>, StorageError> {
     Ok(files.into_iter().map(|(_, path)| path).collect())
 }
 
+/// RocksDB reads the same bytes right after, so holding them costs no IO.
 fn read(path: &Path) -> Result<Vec<u8>, StorageError> {
-    // Bounded by the WAL size in `options.rs`, and RocksDB reads the same bytes right after.
+    let length = fs::metadata(path).map_err(StorageError::io_at("measuring", path))?.len();
+    if length > RAFT_WAL_FILE_BYTES_MAX {
+        let attempted = format!("checking the raft log's {}", path.display());
+        return Err(StorageError::corrupt(attempted, format!("{length} bytes are too many")));
+    }
     fs::read(path).map_err(StorageError::io_at("reading", path))
 }
 
@@ -268,8 +288,7 @@ fn later_write(bytes: &[u8], tail: &Tail, sequence: Option<u64>) -> Option<usize
     (tail.bad + 1..bytes.len()).find(|at| {
         // Cheap test first: the tail may be long, and most bytes begin nothing.
         let first_or_full = matches!(bytes.get(at + 6), Some(1 | 2));
-        first_or_full
-            && fragment(bytes, *at).is_ok_and(|(_, payload)| is_later(payload, sequence))
+        first_or_full && fragment(bytes, *at).is_ok_and(|(_, payload)| is_later(payload, sequence))
     })
 }
 

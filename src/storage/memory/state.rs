@@ -57,8 +57,7 @@ impl MemoryState {
 
     /// A state that holds what the checkpoint holds, durably.
     pub fn from_checkpoint(checkpoint: &MemoryCheckpoint) -> Self {
-        let inner =
-            Inner { persisted: checkpoint.families.clone(), unflushed: Vec::new() };
+        let inner = Inner { persisted: checkpoint.families.clone(), unflushed: Vec::new() };
         MemoryState { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -126,7 +125,7 @@ impl MemoryState {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().expect("no operation of the twin panics half-way through a change")
+        self.inner.lock().expect("a panic inside the twin has ended the simulation")
     }
 }
 
