@@ -34,7 +34,7 @@ pub(super) fn apply(
     committed: &Committed,
 ) -> Result<Outcome, StateError> {
     let applied = &mut facts.applied;
-    if committed.index != applied.index + 1 || committed.term < applied.term {
+    if committed.index != applied.index.saturating_add(1) || committed.term < applied.term {
         return Err(StateError::OutOfOrder {
             index: committed.index,
             term: committed.term,
@@ -45,8 +45,7 @@ pub(super) fn apply(
     applied.index = committed.index;
     applied.term = committed.term;
     let counters = facts.counters.clone();
-    let mut execution =
-        Execution { facts, transaction, pins_changed: false, nodes_changed: false };
+    let mut execution = Execution { facts, transaction, pins_changed: false, nodes_changed: false };
     let (index, reply) = match &committed.payload {
         Payload::Empty => (committed.index, Ok(Reply::Done)),
         Payload::Command(entry) => match execution.open(entry)? {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use crate::kv::{Cursor, Family, View};
 use crate::limits::{
-    KEY_BYTES_MAX, SCAN_BOUND_BYTES_MAX, SCAN_PAGE_BYTES_MAX, SCAN_PAGE_READ_BYTES_MAX, SCAN_PAGE_RECORDS_MAX,
-    SCAN_PAGE_ROWS_MAX, VERSION_STEPS_MAX,
+    KEY_BYTES_MAX, SCAN_BOUND_BYTES_MAX, SCAN_PAGE_BYTES_MAX, SCAN_PAGE_READ_BYTES_MAX,
+    SCAN_PAGE_RECORDS_MAX, SCAN_PAGE_ROWS_MAX, VERSION_STEPS_MAX,
 };
 use crate::types::{Code, CollectionName, Failure, Index, Record, ScanOptions, ScanPage};
 
@@ -164,9 +164,7 @@ impl Position {
         let fields = bytes
             .split_first_chunk::<1>()
             .and_then(|(format, rest)| Some((format, rest.split_first_chunk::<8>()?)))
-            .and_then(|(format, (of, rest))| {
-                Some((format, of, rest.split_first_chunk::<8>()?))
-            });
+            .and_then(|(format, (of, rest))| Some((format, of, rest.split_first_chunk::<8>()?)));
         let Some(([CURSOR_FORMAT], of, (index, key))) = fields else {
             return Err(invalid("is malformed"));
         };

@@ -15,10 +15,7 @@ fn a_namespace_is_created_once_and_dropped_only_when_empty() {
     let mut replica = Replica::new();
     let prod = namespace("prod");
     let users = CollectionName::parse("prod", "users").unwrap();
-    assert_refused(
-        replica.run(Command::CreateCollection(users.clone())),
-        Code::NamespaceNotFound,
-    );
+    assert_refused(replica.run(Command::CreateCollection(users.clone())), Code::NamespaceNotFound);
     replica.clock_ms += 5;
     replica.run(Command::CreateNamespace(prod.clone())).unwrap();
     assert_refused(replica.run(Command::CreateNamespace(prod.clone())), Code::AlreadyExists);
@@ -43,10 +40,7 @@ fn a_collection_is_described_and_listed_with_exact_counts() {
     let reply = replica.run(Command::CreateCollection(collection("c"))).unwrap();
     let created_unix_ms = FOUNDED_MS + 9;
     assert_eq!(reply, Reply::CollectionCreated { incarnation: 2, created_unix_ms });
-    assert_refused(
-        replica.run(Command::CreateCollection(collection("c"))),
-        Code::AlreadyExists,
-    );
+    assert_refused(replica.run(Command::CreateCollection(collection("c"))), Code::AlreadyExists);
     replica.put("key", "value");
     replica.put("key", "longer value");
     replica.put("other", "");
