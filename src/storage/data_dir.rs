@@ -288,9 +288,8 @@ impl DataDir {
             let name = entry.map_err(StorageError::io_at("listing", &state))?.file_name();
             let number = name.to_str().and_then(|name| name.parse::<u64>().ok());
             // Only the one spelling that `generation` gives: '07' or '+7' is somebody else's.
-            generations.extend(
-                number.filter(|n| name.to_str() == Some(&n.to_string())).map(Generation),
-            );
+            generations
+                .extend(number.filter(|n| name.to_str() == Some(&n.to_string())).map(Generation));
         }
         generations.sort();
         Ok(generations)
@@ -326,11 +325,7 @@ impl From<InstallPlanRecord> for InstallPlan {
         InstallPlan {
             snapshot: Digest(record.snapshot),
             start: LogStart { index: record.start_index, term: record.start_term },
-            hard_state: HardState {
-                term: record.term,
-                vote: record.vote,
-                commit: record.commit,
-            },
+            hard_state: HardState { term: record.term, vote: record.vote, commit: record.commit },
             generation: Generation(record.generation),
         }
     }

@@ -6,9 +6,8 @@
 use std::sync::Arc;
 
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor,
-    DEFAULT_COLUMN_FAMILY_NAME, DBCompressionType, DBRecoveryMode, LogLevel, SliceTransform,
-    WriteBufferManager,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType,
+    DBRecoveryMode, DEFAULT_COLUMN_FAMILY_NAME, LogLevel, SliceTransform, WriteBufferManager,
 };
 use slog::Logger;
 

@@ -147,9 +147,10 @@ impl StateDb {
         let settings = options::state_database(options, shared, create)?;
         let families = options::state_families(options, shared);
         let verb = if create { "creating" } else { "opening" };
-        let database = DB::open_cf_descriptors(&settings, directory, families).map_err(|error| {
-            StorageError::rocksdb(format!("{verb} the state in {}", directory.display()), error)
-        })?;
+        let database =
+            DB::open_cf_descriptors(&settings, directory, families).map_err(|error| {
+                StorageError::rocksdb(format!("{verb} the state in {}", directory.display()), error)
+            })?;
         if create {
             durable_file::sync_parent(directory)?;
         }
@@ -240,8 +241,7 @@ impl StateDb {
             .and_then(|checkpoint| checkpoint.create_checkpoint(directory))
             .map_err(|error| StorageError::rocksdb(attempted(), error))?;
         // Table files were synced when they were written; the few others are copies made just now.
-        let entries =
-            fs::read_dir(directory).map_err(StorageError::io_at("listing", directory))?;
+        let entries = fs::read_dir(directory).map_err(StorageError::io_at("listing", directory))?;
         for entry in entries {
             let path = entry.map_err(StorageError::io_at("listing", directory))?.path();
             if path.extension().is_none_or(|extension| extension != "sst") {

@@ -51,8 +51,7 @@ impl View for SnapshotView {
     fn cursor<'a>(&'a self, family: Family) -> Box<dyn Cursor + 'a> {
         let inner = self.snapshot.owner();
         let options = read_options(self.purpose);
-        let iterator =
-            self.snapshot.snapshot().raw_iterator_cf_opt(inner.family(family), options);
+        let iterator = self.snapshot.snapshot().raw_iterator_cf_opt(inner.family(family), options);
         Box::new(RocksCursor { iterator, inner })
     }
 }

@@ -268,8 +268,7 @@ fn later_write(bytes: &[u8], tail: &Tail, sequence: Option<u64>) -> Option<usize
     (tail.bad + 1..bytes.len()).find(|at| {
         // Cheap test first: the tail may be long, and most bytes begin nothing.
         let first_or_full = matches!(bytes.get(at + 6), Some(1 | 2));
-        first_or_full
-            && fragment(bytes, *at).is_ok_and(|(_, payload)| is_later(payload, sequence))
+        first_or_full && fragment(bytes, *at).is_ok_and(|(_, payload)| is_later(payload, sequence))
     })
 }
 

@@ -34,7 +34,7 @@ fn adding_a_learner_pins_the_log_from_that_entry_on() {
         snapshot: None,
         renewed_unix_ms: FOUNDED_MS + 8,
     };
-    assert_eq!(replica.state.pins(), [pin.clone()]);
+    assert_eq!(replica.state.pins(), std::slice::from_ref(&pin));
     replica.write_batch();
     let loaded = State::load(&replica.view).unwrap();
     assert_eq!(loaded.pins(), [pin]);

@@ -72,10 +72,8 @@ impl Image {
 impl MemoryLog {
     /// A log without entries that begins after `start`, durably.
     pub fn create(start: LogStart, hard_state: HardState) -> Self {
-        let image =
-            Image { bounds: LogBounds::empty(start, hard_state), entries: VecDeque::new() };
-        let inner =
-            Inner { synced: image.clone(), unsynced: Vec::new(), newest: image, syncs: 0 };
+        let image = Image { bounds: LogBounds::empty(start, hard_state), entries: VecDeque::new() };
+        let inner = Inner { synced: image.clone(), unsynced: Vec::new(), newest: image, syncs: 0 };
         MemoryLog { inner: Arc::new(Mutex::new(inner)) }
     }
 

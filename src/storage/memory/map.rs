@@ -71,11 +71,8 @@ impl Map {
 
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
         let puts = self.get(key).map_or(0, |entry| entry.puts) + 1;
-        let entry = Entry {
-            key: Bytes::copy_from_slice(key),
-            value: Bytes::copy_from_slice(value),
-            puts,
-        };
+        let entry =
+            Entry { key: Bytes::copy_from_slice(key), value: Bytes::copy_from_slice(value), puts };
         self.root = Some(insert(&self.root, entry, priority(key)));
     }
 

@@ -57,8 +57,7 @@ impl MemoryState {
 
     /// A state that holds what the checkpoint holds, durably.
     pub fn from_checkpoint(checkpoint: &MemoryCheckpoint) -> Self {
-        let inner =
-            Inner { persisted: checkpoint.families.clone(), unflushed: Vec::new() };
+        let inner = Inner { persisted: checkpoint.families.clone(), unflushed: Vec::new() };
         MemoryState { inner: Arc::new(Mutex::new(inner)) }
     }
 
