@@ -54,6 +54,9 @@ pub fn decode_reply(bytes: Bytes) -> Result<Reply, DecodeError> {
     decode_message::<wire::Reply>("reply", bytes)?.try_into()
 }
 
-fn decode_message<M: Message + Default>(what: &'static str, bytes: Bytes) -> Result<M, DecodeError> {
+fn decode_message<M: Message + Default>(
+    what: &'static str,
+    bytes: Bytes,
+) -> Result<M, DecodeError> {
     M::decode(bytes).map_err(|error| DecodeError::malformed(what, error.to_string()))
 }

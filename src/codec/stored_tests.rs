@@ -102,11 +102,8 @@ fn rows_of_collections_and_records_keep_their_bytes() {
 
 #[test]
 fn rows_of_sessions_keep_their_bytes() {
-    let session = |outcome| Session {
-        last_use: 9,
-        sequence: 4,
-        outcome: Some(Answer { index: 8, outcome }),
-    };
+    let session =
+        |outcome| Session { last_use: 9, sequence: 4, outcome: Some(Answer { index: 8, outcome }) };
     golden(&Session { last_use: 9, sequence: 0, outcome: None }, "01090000", &mut Vec::new());
     golden(&session(Outcome::Done), "010904010800", &mut Vec::new());
     golden(&session(Outcome::Session(5)), "01090401080205", &mut Vec::new());
@@ -168,7 +165,8 @@ proptest! {
             decode::<Pin>(&bytes).err(),
             decode::<Token>(&bytes).err(),
         ].into_iter().flatten() {
-            prop_assert!(matches!(outcome, DecodeError::Malformed { .. }));
+            let malformed = matches!(outcome, DecodeError::Malformed { .. });
+            prop_assert!(malformed, "{outcome}");
         }
         if let Ok(Session { outcome: Some(answer), .. }) = decode::<Session>(&bytes) {
             let written = matches!(answer.outcome, Outcome::Done | Outcome::Session(_));

@@ -15,8 +15,8 @@ use crate::kv::View;
 use crate::proto::v1;
 use crate::raft::{Answer, ClientRequest, Input};
 use crate::types::{
-    Addresses, ClusterId, Code, Command, Consistency, Failure, Index, JoinToken,
-    MembershipChange, NodeId, Reply, Request, Role,
+    Addresses, ClusterId, Code, Command, Consistency, Failure, Index, JoinToken, MembershipChange,
+    NodeId, Reply, Request, Role,
 };
 
 /// How long a stale read waits for the index it asks for.
@@ -208,7 +208,10 @@ impl Handle {
             return self.shared.snapshots.cancel();
         }
         if !self.shared.nodes.borrow().iter().any(|node| node.id == receiver) {
-            return Err(Failure::new(Code::NodeNotFound, format!("no node {receiver} is enrolled")));
+            return Err(Failure::new(
+                Code::NodeNotFound,
+                format!("no node {receiver} is enrolled"),
+            ));
         }
         calls::cancel_transfer_of(&self.shared, receiver).await
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc};
 
+use super::calls;
 use super::peers::Inbound;
 use super::shared::Shared;
-use super::calls;
 use crate::codec::DecodeError;
 use crate::codec::peer::decode_envelope;
 use crate::proto::internal::v1::{PullProgress, SnapshotReport, envelope};
@@ -53,11 +53,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbound: mpsc::Receiver<Inbound
     }
 }
 
-async fn take_frame(
-    shared: &Shared,
-    from: NodeId,
-    bytes: bytes::Bytes,
-) -> Result<(), DecodeError> {
+async fn take_frame(shared: &Shared, from: NodeId, bytes: bytes::Bytes) -> Result<(), DecodeError> {
     let envelope = decode_envelope(bytes)?;
     if let Some(embedded) = envelope.embedded {
         shared.snapshots.take_embedded(embedded);

@@ -28,7 +28,11 @@ pub(super) fn render(status: &v1::NodeStatus, shared: &Shared) -> String {
     let sizes = [
         ("raft_log", "Bytes of the raft log.", status.log_bytes),
         ("state", "Bytes of the state database.", status.state_bytes),
-        ("block_cache", "Bytes of the block cache in use.", shared.databases.block_cache_used_bytes()),
+        (
+            "block_cache",
+            "Bytes of the block cache in use.",
+            shared.databases.block_cache_used_bytes(),
+        ),
         ("memtables", "Bytes of unflushed writes.", shared.databases.memtable_used_bytes()),
         ("resident_memory", "Resident memory of the process.", status.resident_bytes),
     ];
@@ -36,7 +40,11 @@ pub(super) fn render(status: &v1::NodeStatus, shared: &Shared) -> String {
         registry.register_with_unit(name, help, Unit::Bytes, ConstGauge::new(number(value)));
     }
     registry.register("elections", "Elections seen won.", ConstCounter::new(status.elections));
-    registry.register("raft_log_syncs", "Syncs of the raft log.", ConstCounter::new(shared.log.sync_count()));
+    registry.register(
+        "raft_log_syncs",
+        "Syncs of the raft log.",
+        ConstCounter::new(shared.log.sync_count()),
+    );
     let pull = status.transfers.iter().find(|transfer| transfer.finished_unix_ms == 0);
     let pull = pull.cloned().unwrap_or_default();
     for (name, help, value) in [

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use slog::Logger;
 
-use super::shared::Shared;
 use super::NodeError;
+use super::shared::Shared;
 use crate::net::{Endpoint, Identity};
 use crate::proto::internal::v1::EmbeddedSnapshot;
 use crate::proto::v1;
@@ -54,7 +54,11 @@ impl Snapshots {
     pub fn list(&self) -> Result<Vec<v1::Snapshot>, Failure> {
         Ok(Vec::new())
     }
-    pub async fn verify(&self, _s: &Shared, _id: &str) -> Result<v1::VerifySnapshotResponse, Failure> {
+    pub async fn verify(
+        &self,
+        _s: &Shared,
+        _id: &str,
+    ) -> Result<v1::VerifySnapshotResponse, Failure> {
         Err(nothing())
     }
     pub fn cancel(&self) -> Result<(), Failure> {

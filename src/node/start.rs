@@ -27,9 +27,7 @@ use crate::net::{self, Endpoint, Identity, Lane, NetError};
 use crate::raft::{self, Boot, Core, Halt, HardState, LogStart};
 use crate::state::{self, Genesis, State, StateError};
 use crate::storage::{self, DataDir, Generation, RaftLog, StateDb, StorageError};
-use crate::types::{
-    Addresses, Code, Command, Failure, NodeId, Request, Role,
-};
+use crate::types::{Addresses, Code, Command, Failure, NodeId, Request, Role};
 
 /// Inbound frames and calls that wait for their task.
 const INBOUND_MAX: usize = 1024;
@@ -361,8 +359,7 @@ fn open_disk(options: &Options, data: &DataDir, logger: &Logger) -> Result<Disk,
         hard_state = log.hard_state();
     }
     let generation = data.current_generation()?;
-    let mut disk =
-        Disk { databases, log, hard_state, generation, db: None, state: None };
+    let mut disk = Disk { databases, log, hard_state, generation, db: None, state: None };
     if let Some(generation) = generation {
         let directory = data.generation(generation);
         let db = StateDb::open(&directory, &disk.databases, &options.storage)?;

@@ -52,8 +52,9 @@ pub(super) async fn cluster(shared: &Arc<Shared>, only_local: bool) -> v1::Statu
     if !only_local {
         let others: Vec<Node> =
             shared.nodes.borrow().iter().filter(|node| node.id != shared.id()).cloned().collect();
-        let answers =
-            others.iter().map(|node| async move { (node, calls::status_of(shared, node.id).await) });
+        let answers = others
+            .iter()
+            .map(|node| async move { (node, calls::status_of(shared, node.id).await) });
         for (node, answer) in join_all(answers).await {
             statuses.push(answer.unwrap_or_else(|_| unreachable_status(node, &published)));
         }

@@ -236,7 +236,12 @@ impl TryFrom<wire::WriteOp> for Write {
             Ok(ActionKind::Check) => Action::Check,
             Err(_) => return Err(DecodeError::unknown("action kind", message.action)),
         };
-        Ok(Write { collection: collection(message.collection)?, key: message.key, condition, action })
+        Ok(Write {
+            collection: collection(message.collection)?,
+            key: message.key,
+            condition,
+            action,
+        })
     }
 }
 

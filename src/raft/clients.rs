@@ -12,9 +12,7 @@ use super::core::Core;
 use super::io::{Answer, AppliedReply, ClientRequest, Output, Waiter};
 use crate::codec;
 use crate::limits;
-use crate::types::{
-    Code, Command, Failure, Index, MembershipChange, NodeId, Reply, Request, Term,
-};
+use crate::types::{Code, Command, Failure, Index, MembershipChange, NodeId, Reply, Request, Term};
 
 /// Batches of reads on their way through raft at once.
 const READ_BATCHES_MAX: usize = 4;
@@ -80,7 +78,12 @@ fn unknown(message: &str) -> Failure {
 }
 
 impl Core {
-    pub(super) fn handle_client(&mut self, waiter: Waiter, request: ClientRequest, forwarded: bool) {
+    pub(super) fn handle_client(
+        &mut self,
+        waiter: Waiter,
+        request: ClientRequest,
+        forwarded: bool,
+    ) {
         match request {
             ClientRequest::CompactLog => return self.request_compaction(waiter),
             ClientRequest::BuildSnapshot => return self.request_snapshot_build(waiter),
@@ -173,8 +176,7 @@ impl Core {
     }
 
     fn await_index(&mut self, waiter: Waiter, index: Index) {
-        let proposed =
-            Proposed { term: self.raw.raft.term, waiter, deadline_ms: self.deadline() };
+        let proposed = Proposed { term: self.raw.raft.term, waiter, deadline_ms: self.deadline() };
         self.clients.proposed.insert(index, proposed);
     }
 
@@ -246,7 +248,8 @@ impl Core {
         let known = |node: NodeId| self.nodes.iter().any(|known| known.id == node);
         let voters = &self.conf_state.voters;
         match change {
-            MembershipChange::AddLearner(node) | MembershipChange::Promote(node)
+            MembershipChange::AddLearner(node)
+            | MembershipChange::Promote(node)
             | MembershipChange::Remove(node)
                 if !known(node) && !self.conf_state.contains(node) =>
             {
@@ -299,7 +302,8 @@ impl Core {
             return self.answer(waiter, Err(failure));
         }
         let deadline_ms = self.deadline();
-        if let Some(previous) = self.clients.transfer.replace(Transfer { to, waiter, deadline_ms }) {
+        if let Some(previous) = self.clients.transfer.replace(Transfer { to, waiter, deadline_ms })
+        {
             self.answer(previous.waiter, Err(unavailable("another transfer took over")));
         }
         self.raw.transfer_leader(to.0);
@@ -409,9 +413,13 @@ impl Core {
         let mut failed: Vec<(Waiter, Failure)> = Vec::new();
 
         let expired = clients.proposed.extract_if(.., |_, p| late(p.deadline_ms));
-        failed.extend(expired.map(|(_, p)| (p.waiter, unknown("the command was not committed in time"))));
+        failed.extend(
+            expired.map(|(_, p)| (p.waiter, unknown("the command was not committed in time"))),
+        );
         let expired = clients.forwarded.extract_if(.., |_, deadline| late(*deadline));
-        failed.extend(expired.map(|(waiter, _)| (waiter, unknown("the leader did not answer in time"))));
+        failed.extend(
+            expired.map(|(waiter, _)| (waiter, unknown("the leader did not answer in time"))),
+        );
         while clients.parked.front().is_some_and(|parked| late(parked.deadline_ms)) {
             let parked = clients.parked.pop_front().expect("front was there");
             failed.push((parked.waiter, unavailable("no leader is known")));
@@ -427,7 +435,9 @@ impl Core {
         let mut expire = |readings: &mut Vec<Reading>| {
             let expired = readings.extract_if(.., |reading| late(reading.deadline_ms));
             let before = failed.len();
-            failed.extend(expired.map(|r| (r.waiter, unavailable("no leader confirmed the read in time"))));
+            failed.extend(
+                expired.map(|r| (r.waiter, unavailable("no leader confirmed the read in time"))),
+            );
             clients.reads_waiting -= failed.len() - before;
         };
         expire(&mut clients.reads);

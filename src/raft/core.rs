@@ -174,10 +174,8 @@ impl Core {
             SnapshotSource { node: config.node, bulk_address: config.bulk_address.clone() };
         view.offering.source = Some((config.cluster, source));
         view.offering.offer = boot.offer;
-        let raw = RawNode::new(&raft_config, view, logger).map_err(|e| Halt::Raft {
-            attempted: "starting".into(),
-            cause: e.to_string(),
-        })?;
+        let raw = RawNode::new(&raft_config, view, logger)
+            .map_err(|e| Halt::Raft { attempted: "starting".into(), cause: e.to_string() })?;
         let mut core = Core {
             pending: Pending::new(hard_state),
             clients: Clients::default(),
@@ -482,11 +480,7 @@ impl Core {
         Halt::Raft { attempted: attempted.into(), cause: cause.to_string() }
     }
 
-    pub(super) fn answer(
-        &mut self,
-        waiter: super::Waiter,
-        result: Result<super::Answer, Failure>,
-    ) {
+    pub(super) fn answer(&mut self, waiter: super::Waiter, result: Result<super::Answer, Failure>) {
         self.outputs.push_back(Output::Answer { waiter, result });
     }
 

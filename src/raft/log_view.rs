@@ -332,8 +332,8 @@ impl raft::Storage for LogView {
             sources: vec![source.clone()],
         };
         let mut snapshot = Snapshot::default();
-        snapshot.data = codec::manifest::encode_reference(&reference)
-            .expect("one source fits a reference");
+        snapshot.data =
+            codec::manifest::encode_reference(&reference).expect("one source fits a reference");
         let metadata = snapshot.mut_metadata();
         metadata.index = meta.index;
         metadata.term = meta.term;

@@ -17,6 +17,7 @@ mod wire;
 
 pub use self::core::{Boot, Config, Core, Halt};
 pub use io::{
-    Answer, AppliedReply, ClientRequest, Input, InstallPlan, Offer, Output, SnapshotMeta, Standing, Waiter,
+    Answer, AppliedReply, ClientRequest, Input, InstallPlan, Offer, Output, SnapshotMeta, Standing,
+    Waiter,
 };
 pub use log_store::{HardState, LogEntry, LogError, LogStart, LogStore, LogWrite};

@@ -46,7 +46,8 @@ impl Core {
         slog::info!(self.logger, "offered a snapshot"; "receiver" => to.0, "index" => index,
             "snapshot" => id.map(|id| id.to_string()));
         let now = self.now.monotonic_ms;
-        self.receivers.known.entry(to).or_insert(Receiver { heard_ms: now, pull: None }).heard_ms = now;
+        self.receivers.known.entry(to).or_insert(Receiver { heard_ms: now, pull: None }).heard_ms =
+            now;
         if let Some(id) = id {
             self.set_pin(to, index, (id, self.config.node));
         }
@@ -150,10 +151,8 @@ impl Core {
 
     /// Proposes to set or renew a pin, unless that was done a short while ago.
     fn set_pin(&mut self, receiver: NodeId, index: Index, snapshot: (SnapshotId, NodeId)) {
-        let same = self
-            .pins
-            .iter()
-            .any(|pin| pin.receiver == receiver && pin.snapshot == Some(snapshot));
+        let same =
+            self.pins.iter().any(|pin| pin.receiver == receiver && pin.snapshot == Some(snapshot));
         let interval = if same { self.config.pin_renewal_ms } else { 1000 };
         let command = Command::SetPin { receiver, index, snapshot: Some(snapshot) };
         self.propose_about_pin(receiver, interval, command);
@@ -271,7 +270,8 @@ impl Core {
     pub(super) fn handle_snapshot_built(&mut self, offer: Offer) {
         self.receivers.building = false;
         let index = offer.meta.index;
-        let newest = self.raw.store().offering.offer.as_ref().is_none_or(|old| old.meta.index <= index);
+        let newest =
+            self.raw.store().offering.offer.as_ref().is_none_or(|old| old.meta.index <= index);
         if newest {
             self.raw.mut_store().offering.offer = Some(offer);
         }
@@ -284,8 +284,9 @@ impl Core {
         self.receivers.building = false;
         slog::error!(self.logger, "no snapshot could be built"; "error" => reason);
         for waiter in std::mem::take(&mut self.receivers.build_waiters) {
-            let failure = Failure::new(Code::Internal, format!("no snapshot could be built: {reason}"))
-                .hint("see the node's log");
+            let failure =
+                Failure::new(Code::Internal, format!("no snapshot could be built: {reason}"))
+                    .hint("see the node's log");
             self.answer(waiter, Err(failure));
         }
     }

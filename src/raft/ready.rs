@@ -77,8 +77,8 @@ impl Core {
             self.raw.mut_store().append(&entries);
             if let Some(hs) = hard_state {
                 let next = HardState { term: hs.term, vote: hs.vote, commit: hs.commit };
-                let vote_changed =
-                    (next.term, next.vote) != (self.pending.hard_state.term, self.pending.hard_state.vote);
+                let vote_changed = (next.term, next.vote)
+                    != (self.pending.hard_state.term, self.pending.hard_state.vote);
                 self.pending.hard_state = next;
                 if vote_changed {
                     self.pending.vote_write = number;
@@ -172,7 +172,12 @@ impl Core {
             offers = self.note_offered(to, message.get_snapshot().get_metadata().index);
         }
         let urgent = !matches!(kind, MessageType::MsgAppend | MessageType::MsgSnapshot);
-        self.outputs.push_back(Output::Send { to, urgent, bytes: encode_message(&message), offers });
+        self.outputs.push_back(Output::Send {
+            to,
+            urgent,
+            bytes: encode_message(&message),
+            offers,
+        });
     }
 
     /// Hands committed entries to apply, taking membership changes on the way.

@@ -174,7 +174,8 @@ mod tests {
     #[test]
     fn nested_groups_are_refused_before_the_parser_recurses() {
         // 100,000 nested start-group tags of an unknown field would overflow protobuf 2.28's stack.
-        let hostile = Bytes::from(vec![0xfb; 1].into_iter().chain(vec![0x0b; 100_000]).collect::<Vec<_>>());
+        let hostile =
+            Bytes::from(vec![0xfb; 1].into_iter().chain(vec![0x0b; 100_000]).collect::<Vec<_>>());
         assert!(decode_message(&hostile).is_err());
         let top = Bytes::from(vec![0x0b; 100_000]);
         assert_eq!(decode_message(&top), Err(WireError::Group));

@@ -47,8 +47,13 @@ pub(super) fn apply(
     applied.index = committed.index;
     applied.term = committed.term;
     let counters = facts.counters.clone();
-    let mut execution =
-        Execution { facts, transaction, pins_changed: false, nodes_changed: false, digest_due: false };
+    let mut execution = Execution {
+        facts,
+        transaction,
+        pins_changed: false,
+        nodes_changed: false,
+        digest_due: false,
+    };
     let (index, reply) = match &committed.payload {
         Payload::Empty => (committed.index, Ok(Reply::Done)),
         Payload::Command(entry) => match execution.open(entry)? {

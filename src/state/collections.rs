@@ -30,8 +30,7 @@ impl Execution<'_> {
         if self.facts.counters.namespaces >= NAMESPACES_MAX as u64 {
             return Err(full("namespaces", NAMESPACES_MAX).into());
         }
-        let row =
-            Namespace { created_index: self.index(), created_unix_ms: self.time_unix_ms() };
+        let row = Namespace { created_index: self.index(), created_unix_ms: self.time_unix_ms() };
         self.transaction.put(&key, &row);
         self.facts.counters.namespaces += 1;
         Ok(Reply::Done)
@@ -114,7 +113,9 @@ impl Execution<'_> {
         let kind = Kind::descriptors(incarnation);
         let rows = self.transaction.rows(Family::Meta, &kind, 1)?;
         let Some((key, row)) = rows.first() else {
-            return Err(StateError::corrupt(format!("incarnation {incarnation} has no descriptor")));
+            return Err(StateError::corrupt(format!(
+                "incarnation {incarnation} has no descriptor"
+            )));
         };
         super::rows::decode(&Key::decode(Family::Meta, key)?, row)
     }

@@ -19,7 +19,7 @@ use super::error::StateError;
 use super::key::{Key, Kind, after_prefix, layer_prefix, user_key};
 use super::read::{descriptor_at, own_layer};
 use super::rows;
-use super::scan::{Effort, Settled, Walk};
+use super::scan::{Effort, Settled, VisibleRecord, Walk};
 
 /// Begins every digest; another way to compute it gets another name.
 const DOMAIN: &[u8] = b"ratoon content digest 1";
@@ -185,7 +185,7 @@ impl DigestRun {
                 }
                 Settled::Visible => {}
             }
-            let (row, version, content_type, value) = walk.parts()?;
+            let VisibleRecord { row, version, content_type, value } = walk.visible()?;
             let key = user_key(row)?;
             self.hasher.frame(&key);
             self.hasher.add(&version.to_le_bytes());

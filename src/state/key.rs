@@ -168,8 +168,11 @@ impl Key {
             Family::Records => {
                 decode_versioned(bytes).map(|(layer, key, index)| Key::Record { layer, key, index })
             }
-            Family::Ranges => decode_versioned(bytes)
-                .map(|(layer, start, index)| Key::Range { layer, start, index }),
+            Family::Ranges => decode_versioned(bytes).map(|(layer, start, index)| Key::Range {
+                layer,
+                start,
+                index,
+            }),
             Family::Changes => decode_change(bytes),
             Family::Times => fixed(bytes).map(|time| Key::Time(u64::from_be_bytes(time))),
         };
@@ -342,9 +345,7 @@ fn decode_meta(bytes: &[u8]) -> Option<Key> {
         PIN => number(rest).map(NodeId).map(Key::Pin),
         TOKEN => fixed(rest).map(Key::Token),
         SESSION => number(rest).map(Key::Session),
-        SESSION_USE => {
-            two_numbers(rest).map(|(index, session)| Key::SessionUse { index, session })
-        }
+        SESSION_USE => two_numbers(rest).map(|(index, session)| Key::SessionUse { index, session }),
         _ => None,
     }
 }

@@ -261,8 +261,8 @@ fn collection_info(
     let missing = |what| StateError::corrupt(format!("collection {name} has no {what}"));
     let descriptor = descriptor_at(view, incarnation, Index::MAX)?;
     let created_unix_ms = descriptor.ok_or_else(|| missing("descriptor"))?.created_unix_ms;
-    let counts: Counts = rows::find(view, &Key::Counts(incarnation))?
-        .ok_or_else(|| missing("counts"))?;
+    let counts: Counts =
+        rows::find(view, &Key::Counts(incarnation))?.ok_or_else(|| missing("counts"))?;
     let Counts { records, bytes } = counts;
     Ok(CollectionInfo { name, incarnation, created_unix_ms, records, bytes })
 }

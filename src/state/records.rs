@@ -196,17 +196,19 @@ impl Execution<'_> {
                 (Record::Value { expires_unix_ms: None, content_type, value }, Change::Put)
             }
         };
-        if let Some(held) = &judged.held {
-            let counts = &mut target.counts;
-            let left = counts.records.checked_sub(1).zip(counts.bytes.checked_sub(held.bytes));
-            (counts.records, counts.bytes) = left.ok_or_else(|| {
-                StateError::corrupt(format!("collection {} counts too little", write.collection))
+        let gone = judged.held.as_ref().map_or((0, 0), |held| (1, held.bytes));
+        let come = match &record {
+            Record::Tombstone => (0, 0),
+            Record::Value { value, .. } => (1, (write.key.len() + value.len()) as u64),
+        };
+        let Counts { records, bytes } = target.counts;
+        let moved = |count: u64, gone, come| count.checked_sub(gone)?.checked_add(come);
+        target.counts = moved(records, gone.0, come.0)
+            .zip(moved(bytes, gone.1, come.1))
+            .map(|(records, bytes)| Counts { records, bytes })
+            .ok_or_else(|| {
+                StateError::corrupt(format!("the counts of {} are wrong", write.collection))
             })?;
-        }
-        if let Record::Value { value, .. } = &record {
-            target.counts.records += 1;
-            target.counts.bytes += (write.key.len() + value.len()) as u64;
-        }
         let index = self.index();
         let row = version_row(&judged.versions, index);
         self.transaction.put_bytes(Family::Records, row, stored::encode(&record));

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use crate::kv::{Cursor, Family, View};
 use crate::limits::{
-    KEY_BYTES_MAX, SCAN_BOUND_BYTES_MAX, SCAN_PAGE_BYTES_MAX, SCAN_PAGE_READ_BYTES_MAX, SCAN_PAGE_RECORDS_MAX,
-    SCAN_PAGE_ROWS_MAX, VERSION_STEPS_MAX,
+    KEY_BYTES_MAX, SCAN_BOUND_BYTES_MAX, SCAN_PAGE_BYTES_MAX, SCAN_PAGE_READ_BYTES_MAX,
+    SCAN_PAGE_RECORDS_MAX, SCAN_PAGE_ROWS_MAX, VERSION_STEPS_MAX,
 };
 use crate::types::{Code, CollectionName, Failure, Index, Record, ScanOptions, ScanPage};
 
@@ -164,9 +164,7 @@ impl Position {
         let fields = bytes
             .split_first_chunk::<1>()
             .and_then(|(format, rest)| Some((format, rest.split_first_chunk::<8>()?)))
-            .and_then(|(format, (of, rest))| {
-                Some((format, of, rest.split_first_chunk::<8>()?))
-            });
+            .and_then(|(format, (of, rest))| Some((format, of, rest.split_first_chunk::<8>()?)));
         let Some(([CURSOR_FORMAT], of, (index, key))) = fields else {
             return Err(invalid("is malformed"));
         };
@@ -212,6 +210,18 @@ impl Effort {
         self.rows += 1;
         self.bytes += (row.len() + value.len()) as u64;
     }
+}
+
+/// A record that a walk stands on; borrows from the store.
+pub(super) struct VisibleRecord<'a> {
+    /// Its row in the records family.
+    pub(super) row: &'a [u8],
+    /// Index of the write.
+    pub(super) version: Index,
+    /// MIME type or empty.
+    pub(super) content_type: &'a str,
+    /// The value.
+    pub(super) value: &'a [u8],
 }
 
 /// Walks the records that are visible at an index, in key order.
@@ -314,8 +324,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Row, version, content type and value of the visible record it stands on.
-    pub(super) fn parts(&self) -> Result<(&[u8], Index, &str, &[u8]), StateError> {
+    /// The visible record it stands on.
+    pub(super) fn visible(&self) -> Result<VisibleRecord<'_>, StateError> {
         let (row, value) = self
             .cursor
             .entry()
@@ -323,11 +333,11 @@ impl<'a> Walk<'a> {
         let (content_type, value) = visible(value)?
             .ok_or_else(|| StateError::corrupt("a value turned into a tombstone"))?;
         let (_, version) = split_version(row)?;
-        Ok((row, version, content_type, value))
+        Ok(VisibleRecord { row, version, content_type, value })
     }
 
     fn record(&self, keys_only: bool) -> Result<Record, StateError> {
-        let (row, version, content_type, value) = self.parts()?;
+        let VisibleRecord { row, version, content_type, value } = self.visible()?;
         Ok(Record {
             key: user_key(row)?,
             value: if keys_only { Bytes::new() } else { Bytes::copy_from_slice(value) },

@@ -239,7 +239,10 @@ pub(super) fn members(voters: &[u64], learners: &[u64]) -> ConfState {
 
 /// Asserts that something was refused, and why.
 #[track_caller]
-pub(super) fn assert_refused<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>, code: Code) {
+pub(super) fn assert_refused<T: std::fmt::Debug>(
+    result: Result<T, impl Into<Failure>>,
+    code: Code,
+) {
     match result {
         Ok(value) => panic!("expected {code:?}, got {value:?}"),
         Err(error) => assert_eq!(error.into().code, code),

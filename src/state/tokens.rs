@@ -54,8 +54,9 @@ impl Execution<'_> {
     fn make_room_for_a_token(&mut self) -> Result<(), RequestError> {
         let now = self.time_unix_ms();
         let mut tokens = self.tokens()?;
-        let usable =
-            tokens.iter().filter(|(_, token)| token.used_by.is_none() && token.expires_unix_ms > now);
+        let usable = tokens
+            .iter()
+            .filter(|(_, token)| token.used_by.is_none() && token.expires_unix_ms > now);
         if usable.count() >= TOKENS_MAX {
             return Err(too_many_tokens(TOKENS_MAX).into());
         }
@@ -116,7 +117,9 @@ impl Execution<'_> {
             .into());
         }
         let id = NodeId(self.facts.counters.next_node);
-        self.facts.counters.next_node += 1;
+        self.facts.counters.next_node =
+            id.0.checked_add(1)
+                .ok_or_else(|| StateError::corrupt("the counter of node ids is at its end"))?;
         self.transaction.put(&key, &Token { used_by: Some(id.0), ..token });
         self.put_node(Node { id, addresses: addresses.clone(), learner: token.learner });
         Ok(Reply::Node(id))

@@ -125,8 +125,7 @@ fn a_request_that_breaks_a_rule_is_refused_before_the_log_and_by_apply() {
     let bytes = Bytes::from(request.encode_to_vec());
     assert_refused(decode_request(bytes.clone()), Code::InvalidName);
     let mut replica = Replica::new();
-    let outcome =
-        replica.apply(Payload::Command(encode_entry(FOUNDED_MS, &bytes))).unwrap();
+    let outcome = replica.apply(Payload::Command(encode_entry(FOUNDED_MS, &bytes))).unwrap();
     assert_refused(outcome.reply, Code::InvalidName);
     let long = Bytes::from(vec![0; REQUEST_BYTES_MAX + 1]);
     assert_refused(decode_request(long), Code::BatchTooLarge);
@@ -201,9 +200,9 @@ fn an_entry_keeps_its_bytes() {
     let hex = data_encoding::HEXLOWER.encode(&encode_entry(1, &request));
     assert_eq!(
         hex,
-        "08011226\
+        "0801122a\
          0a0408051006\
-         321e0a1c0a0c0a0764656661756c74120163\
+         32220a200a0c0a0764656661756c74120163\
          12016b320176\
          3a0a746578742f706c61696e"
     );

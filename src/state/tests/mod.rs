@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod collections;
+mod damage;
 mod entries;
 mod membership;
 mod model;

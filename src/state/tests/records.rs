@@ -44,7 +44,7 @@ fn existed_tells_for_each_write_whether_the_key_held_a_value_before() {
         .write(vec![put("a", "2"), put("x", "2"), delete("b"), delete("y"), check("z")])
         .unwrap();
     assert_eq!(reply, Reply::Written { existed: vec![true, false, true, false, false] });
-    let reply = replica.write(vec![check("a"), check("b"), put("b", "3")]).unwrap();
+    let reply = replica.write(vec![check("a"), check("b"), put("y", "3")]).unwrap();
     assert_eq!(reply, Reply::Written { existed: vec![true, false, false] });
 }
 
