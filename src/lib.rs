@@ -25,6 +25,7 @@ pub mod storage;
 pub mod node;
 
 // Floor 4: the doors.
+pub mod api;
 pub mod client;
 pub mod config;
 pub mod http;

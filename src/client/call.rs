@@ -237,7 +237,9 @@ fn refused_by_tls(message: &str) -> Option<Attempt> {
             Code::WrongCluster,
             "the endpoint is no node of the profile's cluster, or not by this name",
         )
-    } else if message.contains("received fatal alert") {
+    } else if message.contains("received fatal alert")
+        && (message.contains("Certificate") || message.contains("UnknownCA"))
+    {
         (Code::Unauthenticated, "use a profile with a valid client certificate of this cluster")
     } else {
         return None;

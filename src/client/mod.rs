@@ -11,6 +11,8 @@ mod endpoints;
 mod profile;
 mod session;
 
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -44,15 +44,19 @@ fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
 
 #[test]
 fn every_setting_is_reached_from_the_environment_and_from_flags() {
-    let defaults = load("", &[], &[]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let load = |environment: &[(&str, &str)], flags: &[(&str, &str)]| {
+        load_in(directory.path(), environment, flags)
+    };
+    let defaults = load(&[], &[]).unwrap();
     for setting in settings() {
         let value = (setting.get)(&defaults);
         let name = setting.environment_name();
-        assert_eq!(load("", &[(&name, &value)], &[]).unwrap(), defaults, "{name}");
-        assert_eq!(load("", &[], &[(setting.key, &value)]).unwrap(), defaults, "{name}");
+        assert_eq!(load(&[(&name, &value)], &[]).unwrap(), defaults, "{name}");
+        assert_eq!(load(&[], &[(setting.key, &value)]).unwrap(), defaults, "{name}");
         // A wrong value is noticed, so the setting was really read.
         if !setting.key.starts_with("advertise") {
-            assert!(load("", &[(&name, "bad value")], &[]).is_err(), "{name}");
+            assert!(load(&[(&name, "bad value")], &[]).is_err(), "{name}");
         }
     }
 }

@@ -331,6 +331,11 @@ pub fn page_from(message: v1::ScanResponse) -> ScanPage {
     }
 }
 
+/// Bytes of a message once it is encoded.
+pub fn encoded_bytes(message: &impl prost::Message) -> usize {
+    message.encoded_len()
+}
+
 /// Validates the addresses at which a node says it listens.
 pub fn addresses_from(message: Option<v1::Addresses>) -> Result<Addresses, Failure> {
     let message = message.ok_or_else(|| invalid("the request names no addresses"))?;
