@@ -23,3 +23,9 @@ pub mod storage;
 
 // Floor 3: the runtime of one node.
 pub mod node;
+
+// Floor 4: the doors.
+pub mod api;
+pub mod client;
+pub mod config;
+pub mod http;

@@ -233,6 +233,36 @@ pub const CALLS_SERVED_BYTES_MAX: usize = 64 * MIB;
 pub const RECONNECT_MS_MIN: u64 = 50;
 /// Longest pause between attempts to reach a peer.
 pub const RECONNECT_MS_MAX: u64 = 1_000;
+// The doors of a node.
+
+/// Connections the API holds open.
+pub const API_CONNECTIONS_MAX: usize = 1024;
+/// Connections the API holds open to one IP address.
+pub const API_CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
+/// Requests under way on one API connection; more wait at the client.
+pub const API_STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// Requests under way at the API.
+pub const API_REQUESTS_MAX: usize = 8192;
+/// Reads of the state that run at once; more wait.
+pub const API_READS_RUNNING_MAX: usize = 64;
+/// Bytes of requests being received and of answers being sent, over all connections.
+pub const API_MEMORY_BYTES_MAX: usize = 128 * MIB;
+/// Headers of one API request, bytes.
+pub const API_HEADER_BYTES_MAX: u32 = 16 * KIB as u32;
+/// Largest request of a caller that has shown no certificate.
+pub const ENROLLMENT_MESSAGE_BYTES_MAX: usize = 64 * KIB;
+/// Largest PKCS#10 request of a node that enrols.
+pub const CERTIFICATE_REQUEST_BYTES_MAX: usize = 16 * KIB;
+/// A TLS handshake at the API takes no longer.
+pub const API_HANDSHAKE_MS_MAX: u64 = 10_000;
+/// An API request is answered within this time, if only with a failure.
+pub const API_REQUEST_MS_MAX: u64 = 60_000;
+/// The same for requests that read or write much of a node's disk.
+pub const API_LONG_REQUEST_MS_MAX: u64 = 3_600_000;
+/// Connections to the HTTP door (metrics and probes).
+pub const HTTP_CONNECTIONS_MAX: usize = 64;
+/// A connection to the HTTP door from which nothing comes for this long is closed.
+pub const HTTP_IDLE_MS_MAX: u64 = 60_000;
 
 const _: () = assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX <= BATCH_BYTES_MAX);
 const _: () = assert!(
@@ -269,3 +299,5 @@ const _: () = assert!(SENDER_BUFFER_BYTES_MAX >= 2 * CHUNK_BYTES_MAX as u64);
 const _: () = assert!(UNWRITTEN_BYTES_MAX >= 2 * CHUNK_BYTES_MAX as u64);
 // A request of the most ranges fits its frame: 3 varints of a range take at most 26 bytes.
 const _: () = assert!(RANGES_PER_REQUEST_MAX * 32 + 128 <= BULK_FRAME_BYTES_MAX);
+const _: () = assert!(GRPC_MESSAGE_BYTES_MAX * 4 <= API_MEMORY_BYTES_MAX);
+const _: () = assert!(CERTIFICATE_REQUEST_BYTES_MAX * 2 <= ENROLLMENT_MESSAGE_BYTES_MAX);

@@ -4,7 +4,9 @@ mod entry;
 mod error;
 mod failure;
 mod membership;
+pub mod public;
 mod reply;
+pub mod status;
 
 pub use error::DecodeError;
 pub use failure::{failure_from_proto, failure_to_proto};

@@ -1,0 +1,183 @@
+//! The API's TCP listener, which holds no more connections than it may, overall and by IP address.
+//!
+//! A connection over the bound is closed at once: a queue would make honest callers wait behind a
+//! flood. Knows nothing of TLS or gRPC.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use slog::{Logger, debug, warn};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use crate::limits;
+
+/// After a failed accept (no file descriptors, say) the listener rests this long.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// Open connections, counted by address.
+#[derive(Default)]
+struct Counts {
+    all: usize,
+    by_address: BTreeMap<IpAddr, usize>,
+}
+
+/// One connection's place among those that may be open; given back when dropped.
+struct Place {
+    counts: Arc<Mutex<Counts>>,
+    address: IpAddr,
+}
+
+impl Place {
+    fn take(counts: &Arc<Mutex<Counts>>, address: IpAddr) -> Option<Place> {
+        let mut counted = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.all >= limits::API_CONNECTIONS_MAX {
+            return None;
+        }
+        let here = counted.by_address.get(&address).copied().unwrap_or(0);
+        if here >= limits::API_CONNECTIONS_PER_ADDRESS_MAX {
+            return None;
+        }
+        counted.all += 1;
+        counted.by_address.insert(address, here + 1);
+        Some(Place { counts: Arc::clone(counts), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counted = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.all -= 1;
+        match counted.by_address.get(&self.address).copied() {
+            Some(here) if here > 1 => counted.by_address.insert(self.address, here - 1),
+            _ => counted.by_address.remove(&self.address),
+        };
+    }
+}
+
+/// A stream of admitted connections that never ends.
+pub(super) fn admitted(
+    listener: TcpListener,
+    logger: Logger,
+) -> impl futures::Stream<Item = Result<Admitted, io::Error>> {
+    let counts = Arc::new(Mutex::new(Counts::default()));
+    futures::stream::unfold((listener, counts, logger), |(listener, counts, logger)| async move {
+        let connection = accept(&listener, &counts, &logger).await;
+        Some((Ok(connection), (listener, counts, logger)))
+    })
+}
+
+async fn accept(listener: &TcpListener, counts: &Arc<Mutex<Counts>>, logger: &Logger) -> Admitted {
+    loop {
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(logger, "the API cannot accept a connection"; "error" => error.to_string());
+                tokio::time::sleep(ACCEPT_REST).await;
+                continue;
+            }
+        };
+        let Some(place) = Place::take(counts, from.ip()) else {
+            debug!(logger, "connection refused: too many are open"; "from" => from.to_string());
+            continue;
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            // It only costs latency; a connection that is already dead will say so when read.
+            debug!(logger, "no TCP_NODELAY"; "error" => error.to_string());
+        }
+        return Admitted { stream, from, _place: place };
+    }
+}
+
+/// A TCP connection that counts among those open.
+pub(super) struct Admitted {
+    stream: TcpStream,
+    from: SocketAddr,
+    _place: Place,
+}
+
+impl Connected for Admitted {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        TcpConnectInfo { local_addr: self.stream.local_addr().ok(), remote_addr: Some(self.from) }
+    }
+}
+
+impl AsyncRead for Admitted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Admitted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_take_every_place_and_places_come_back() {
+        let counts = Arc::new(Mutex::new(Counts::default()));
+        let greedy: IpAddr = "10.0.0.1".parse().unwrap();
+        let other: IpAddr = "10.0.0.2".parse().unwrap();
+        let mut held: Vec<Place> = (0..limits::API_CONNECTIONS_PER_ADDRESS_MAX)
+            .map(|_| Place::take(&counts, greedy).unwrap())
+            .collect();
+        assert!(Place::take(&counts, greedy).is_none());
+        let elsewhere = Place::take(&counts, other).unwrap();
+        held.pop();
+        assert!(Place::take(&counts, greedy).is_some());
+        drop((held, elsewhere));
+        let counted = counts.lock().unwrap();
+        assert_eq!((counted.all, counted.by_address.len()), (0, 0));
+    }
+
+    #[test]
+    fn many_addresses_together_keep_to_the_bound() {
+        let counts = Arc::new(Mutex::new(Counts::default()));
+        let held: Vec<Place> = (0..=limits::API_CONNECTIONS_MAX as u32)
+            .filter_map(|i| Place::take(&counts, IpAddr::from(i.to_be_bytes())))
+            .collect();
+        assert_eq!(held.len(), limits::API_CONNECTIONS_MAX);
+    }
+}
