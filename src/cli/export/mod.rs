@@ -1,0 +1,3 @@
+//! export
+pub mod path;
+pub mod tree;

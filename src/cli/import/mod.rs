@@ -1,0 +1,6 @@
+//! import
+pub mod batch;
+pub mod duplicates;
+pub mod input;
+pub mod lines;
+pub mod tree;
