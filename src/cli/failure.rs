@@ -169,6 +169,7 @@ pub fn exit_code(failure: &Failure) -> u8 {
         | Code::ValueTooLarge
         | Code::BatchTooLarge
         | Code::NamespaceNotEmpty
+        | Code::LimitReached
         | Code::SessionExpired
         | Code::SequenceStale
         | Code::TokenUnknown
@@ -216,6 +217,7 @@ fn usual_hint(code: Code) -> &'static str {
         Code::NamespaceNotEmpty => {
             "drop its collections first; `ratoon collection list` shows them"
         }
+        Code::LimitReached => "drop what is not needed any more, then run it again",
         Code::ConditionFailed => "read the record again and decide anew",
         Code::CursorInvalid => "scan again without --cursor",
         Code::SessionExpired | Code::SequenceStale => "read back what was written, then try again",

@@ -10,7 +10,7 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 
 use super::failure::CliError;
 use crate::limits::{ADDRESS_BYTES_MAX, KEY_BYTES_MAX, SCAN_BOUND_BYTES_MAX};
-use crate::types::CollectionName;
+use crate::types::{CollectionName, Name};
 
 /// `[PROFILE:]NAMESPACE/NAME`: a collection, and the cluster it lives in if that is named.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,15 +39,12 @@ pub fn address(text: &str) -> Result<Address, String> {
     Ok(Address { profile, collection })
 }
 
-/// A profile is a file name: no separators, no dots in front.
+/// A profile's name: a plain name, because it is a file name too.
 pub fn profile_name(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.chars().all(plain) {
-        return Err(format!(
-            "{text:?} is no profile name: letters, digits, - _ and inner dots, at most 64"
-        ));
+    match Name::parse("profile", text) {
+        Ok(name) => Ok(name.as_str().to_owned()),
+        Err(failure) => Err(failure.message),
     }
-    Ok(text.to_owned())
 }
 
 /// A `host:port` that can be dialled.

@@ -3,6 +3,10 @@
 //! Judged on bytes before anything is written: no key may lead out of the target directory, meet
 //! another one, or be bent into a name it does not have.
 
+use std::path::Path;
+
+use crate::cli::failure::CliError;
+
 /// Longest name of one file or directory, bytes.
 const COMPONENT_BYTES_MAX: usize = 255;
 /// Longest path the system takes, bytes, without the terminating NUL.
@@ -17,8 +21,15 @@ pub struct PathChecker {
 }
 
 impl PathChecker {
+    /// For files below `root`, wherever that is seen from.
+    pub fn below(root: &Path) -> Result<Self, CliError> {
+        let absolute = std::path::absolute(root)
+            .map_err(CliError::file(format!("could not find {}", root.display())))?;
+        Ok(Self::new(absolute.as_os_str().len()))
+    }
+
     /// For a target directory whose path has `root_bytes` bytes.
-    pub fn new(root_bytes: usize) -> Self {
+    fn new(root_bytes: usize) -> Self {
         PathChecker { root_bytes, chain: Vec::new() }
     }
 
@@ -69,7 +80,7 @@ pub fn unsafe_path(key: &[u8]) -> Option<&'static str> {
 mod tests {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
-    use std::path::{Component, Path};
+    use std::path::Component;
 
     use proptest::prelude::*;
 

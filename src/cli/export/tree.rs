@@ -21,19 +21,30 @@ pub struct TreeWriter {
     ready: Option<PathBuf>,
 }
 
-impl TreeWriter {
-    /// Makes the target directory; refuses one that holds something, unless `force`.
-    pub fn create(root: &Path, force: bool) -> Result<Self, CliError> {
-        let attempted = || format!("could not make the directory {}", root.display());
-        fs::create_dir_all(root).map_err(CliError::file(attempted()))?;
-        let mut entries = fs::read_dir(root).map_err(CliError::file(attempted()))?;
-        if entries.next().is_some() && !force {
-            return Err(CliError::refused(
-                "target_not_empty",
-                format!("{} is not empty", root.display()),
-                "name a new directory, or add --force to write into this one; its other files stay",
-            ));
+/// Refuses a target that holds something, unless `force`. Touches nothing.
+pub fn check_root(root: &Path, force: bool) -> Result<(), CliError> {
+    let mut entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => {
+            return Err(CliError::file(format!("could not open {}", root.display()))(error));
         }
+    };
+    match entries.next() {
+        Some(_) if !force => Err(CliError::refused(
+            "target_not_empty",
+            format!("{} is not empty", root.display()),
+            "name a new directory, or add --force to write into this one; its other files stay",
+        )),
+        _ => Ok(()),
+    }
+}
+
+impl TreeWriter {
+    /// Makes the target directory, which was checked before.
+    pub fn create(root: &Path) -> Result<Self, CliError> {
+        fs::create_dir_all(root)
+            .map_err(CliError::file(format!("could not make the directory {}", root.display())))?;
         Ok(TreeWriter { root: root.to_owned(), ready: None })
     }
 
@@ -117,7 +128,7 @@ mod tests {
     fn files_appear_whole_with_their_directories() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("new/out");
-        let mut writer = TreeWriter::create(&root, false).unwrap();
+        let mut writer = TreeWriter::create(&root).unwrap();
         assert!(writer.write(b"a/b/c", b"one").unwrap());
         assert!(writer.write(b"a/b/\xff", b"").unwrap());
         assert!(writer.write(b"z", b"two").unwrap());
@@ -132,9 +143,11 @@ mod tests {
     fn a_directory_in_use_is_refused_without_force() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("mine"), b"keep").unwrap();
-        let refused = TreeWriter::create(directory.path(), false).unwrap_err();
+        let refused = check_root(directory.path(), false).unwrap_err();
         assert_eq!(refused.report().code, "target_not_empty");
-        let mut writer = TreeWriter::create(directory.path(), true).unwrap();
+        check_root(directory.path(), true).unwrap();
+        check_root(&directory.path().join("new"), false).unwrap();
+        let mut writer = TreeWriter::create(directory.path()).unwrap();
         assert!(writer.write(b"other", b"x").unwrap());
         assert!(!writer.write(b"other", b"x").unwrap(), "equal files are left alone");
         assert!(writer.write(b"other", b"y").unwrap());
@@ -150,7 +163,7 @@ mod tests {
         symlink(&outside, root.join("way")).unwrap();
         fs::write(outside.join("file"), b"old").unwrap();
         symlink(outside.join("file"), root.join("link")).unwrap();
-        let mut writer = TreeWriter::create(&root, true).unwrap();
+        let mut writer = TreeWriter::create(&root).unwrap();
         assert_eq!(writer.write(b"way/out", b"x").unwrap_err().report().code, "target_in_the_way");
         assert!(writer.write(b"link", b"new").unwrap(), "the link itself is replaced");
         assert_eq!(fs::read(outside.join("file")).unwrap(), b"old");

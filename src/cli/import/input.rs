@@ -15,6 +15,7 @@ use super::duplicates::{DuplicateFinder, Place};
 use super::lines::{KeyPath, Line, LineReader};
 use super::tree::{self, Root, TreeKind};
 use crate::cli::failure::CliError;
+use crate::cli::format::Format;
 use crate::cli::{record_line, text};
 use crate::limits::{
     CONTENT_TYPE_BYTES_MAX, IMPORT_LISTED_MAX, KEY_BYTES_MAX, RECORD_LINE_BYTES_MAX,
@@ -24,17 +25,6 @@ use crate::types::Record;
 
 /// MIME type of a value that is a line of JSON.
 const JSON: &str = "application/json";
-
-/// Form of the input; the same words as for `export`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub enum Format {
-    /// A directory: key = relative path, value = the file.
-    Tree,
-    /// JSON lines: key = the field --key, value = the line.
-    Lines,
-    /// JSON lines as `export --format jsonl` writes them: key, value, content type.
-    Jsonl,
-}
 
 /// An input whose paths exist and are of the right kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
