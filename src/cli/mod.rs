@@ -13,6 +13,9 @@ mod demo;
 mod digest;
 mod export;
 mod failure;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod fake_node;
 mod format;
 mod get;
 mod import;
@@ -29,6 +32,9 @@ mod profile;
 mod progress;
 mod put;
 mod record_line;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod round_trip_tests;
 mod scan;
 mod snapshot;
 mod start;
