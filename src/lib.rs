@@ -29,3 +29,6 @@ pub mod api;
 pub mod client;
 pub mod config;
 pub mod http;
+
+// Floor 7: the command line.
+pub mod cli;

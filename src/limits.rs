@@ -59,6 +59,27 @@ pub const NODES_MAX: usize = 64;
 /// Longest `host:port`, bytes.
 pub const ADDRESS_BYTES_MAX: usize = 255;
 
+// Command line.
+
+/// Log lines of a node that wait for a slow stderr; further ones are dropped and counted.
+pub const LOG_LINES_WAITING_MAX: usize = 8_192;
+/// Bytes of keys and values an import gathers for one batch; one larger record still makes one.
+pub const IMPORT_BATCH_BYTES: usize = MIB;
+/// Most records an import gathers for one batch.
+pub const IMPORT_BATCH_RECORDS: usize = 1_000;
+/// Batches of one import on their way to the cluster.
+pub const IMPORT_BATCHES_IN_FLIGHT: usize = 8;
+/// Records an import compares at once, so that equal ones are not written again.
+pub const IMPORT_COMPARES_IN_FLIGHT: usize = 16;
+/// Offending files or lines named by one message; the rest is counted.
+pub const IMPORT_LISTED_MAX: usize = 100;
+/// Key hashes compared in memory at once while an import looks for duplicates (28 bytes each).
+pub const IMPORT_HASHES_IN_MEMORY_MAX: usize = 1_000_000;
+/// Pages of a scan read ahead while an export writes the one before.
+pub const EXPORT_PAGES_AHEAD: usize = 2;
+/// Longest line of `export --format jsonl`: JSON writes a byte with up to six characters.
+pub const RECORD_LINE_BYTES_MAX: usize = 6 * (VALUE_BYTES_MAX + KEY_BYTES_MAX) + 64 * KIB;
+
 // Raft.
 
 /// Largest encoded entry.

@@ -1,0 +1,55 @@
+//! Pages of a scan, one after another, all at one index.
+//!
+//! Checks what it is handed: keys ascend over all pages, because exports depend on it.
+
+use bytes::Bytes;
+
+use super::failure::CliError;
+use crate::client::Client;
+use crate::limits::SCAN_PAGE_RECORDS_MAX;
+use crate::types::{CollectionName, Consistency, ScanOptions, ScanPage};
+
+/// A scan under way.
+pub struct Pages {
+    client: Client,
+    collection: CollectionName,
+    options: ScanOptions,
+    consistency: Consistency,
+    last_key: Option<Bytes>,
+    ended: bool,
+}
+
+impl Pages {
+    /// A scan that begins as `options` say; their limit counts for nothing.
+    pub fn new(
+        client: Client,
+        collection: CollectionName,
+        options: ScanOptions,
+        consistency: Consistency,
+    ) -> Self {
+        Pages { client, collection, options, consistency, last_key: None, ended: false }
+    }
+
+    /// The next page, of at most `records_max` records; None at the end.
+    pub async fn next(&mut self, records_max: u64) -> Result<Option<ScanPage>, CliError> {
+        if self.ended || records_max == 0 {
+            return Ok(None);
+        }
+        // The bound makes the conversion lossless.
+        self.options.limit = records_max.min(SCAN_PAGE_RECORDS_MAX as u64) as u32;
+        let page = self.client.scan(&self.collection, &self.options, self.consistency).await?;
+        if let Consistency::Stale { min_index } = &mut self.consistency {
+            // The next page may come from another node, which must have caught up with this one.
+            *min_index = page.index.max(*min_index);
+        }
+        for record in &page.records {
+            if self.last_key.as_ref().is_some_and(|last| *last >= record.key) {
+                return Err(CliError::Defect("a scan answered with keys out of order".to_owned()));
+            }
+            self.last_key = Some(record.key.clone());
+        }
+        self.ended = page.cursor.is_empty();
+        self.options.cursor = page.cursor.clone();
+        Ok(Some(page))
+    }
+}
