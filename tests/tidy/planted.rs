@@ -103,6 +103,8 @@ fn a_crate_outside_its_room_is_found() {
         assert_eq!(found_in(path, line), ["confinement: 2"], "{line}");
     }
     assert!(found_in("src/storage/db.rs", "use rocksdb::DB;\n").is_empty());
+    let test = "#[cfg(test)]\nmod tests {\n    use prost::Message;\n}\n";
+    assert!(found_in("src/state/apply.rs", test).is_empty());
     let room = "use crate::raft;\nfn f(store: &dyn raft::LogStore) {}\n";
     assert!(found_in("src/storage/log.rs", room).is_empty());
 }

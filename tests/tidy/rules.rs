@@ -263,9 +263,9 @@ fn purity(file: &SourceFile) -> Vec<Violation> {
     found
 }
 
-/// Some crates are known to one room only, tests included.
+/// Some crates are known to one room only; tests may use them to make what is wrong on purpose.
 fn confinement(file: &SourceFile) -> Vec<Violation> {
-    let all = paths(file, &file.code);
+    let all = paths(file, &file.product);
     let mut found = Vec::new();
     for (name, places) in CONFINED {
         let at_home = places.iter().any(|place| file.path.starts_with(place));
