@@ -30,5 +30,8 @@ pub mod client;
 pub mod config;
 pub mod http;
 
+// Floor 5: one whole node.
+pub mod server;
+
 // Floor 7: the command line.
 pub mod cli;

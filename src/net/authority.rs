@@ -193,6 +193,11 @@ pub(super) fn fingerprint(certificate_der: &[u8]) -> [u8; 32] {
     *blake3::hash(certificate_der).as_bytes()
 }
 
+/// A certificate, DER, as PEM text.
+pub fn certificate_pem(der: &[u8]) -> String {
+    pem("CERTIFICATE", der)
+}
+
 /// PEM text of `der`, in lines of 64 characters.
 pub(super) fn pem(label: &str, der: &[u8]) -> String {
     let encoded = BASE64.encode(der);

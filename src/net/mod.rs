@@ -16,7 +16,7 @@ mod stream;
 mod subject;
 mod tls;
 
-pub use authority::{CertificateAuthority, NodeKey};
+pub use authority::{CertificateAuthority, NodeKey, certificate_pem};
 pub use connection::{Connection, LinkStats};
 pub use endpoint::{Endpoint, Options};
 pub use error::NetError;

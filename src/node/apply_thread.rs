@@ -12,7 +12,7 @@ use crate::limits::MIB;
 use crate::raft::{AppliedReply, Input, InstallPlan};
 use crate::state::{State, StateError};
 use crate::storage::{
-    DataDir, Generation, InstallPlan as DiskPlan, RaftLog, StateDb, StorageError,
+    DataDir, Generation, InstallPlan as DiskPlan, RaftLog, StorageError,
 };
 use crate::types::Committed;
 

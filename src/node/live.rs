@@ -1,7 +1,7 @@
 //! The live generation of the state, the one being prepared, and digests of its content.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Mutex, RwLock};
 
 use slog::Logger;
 use tokio::sync::watch;

@@ -25,4 +25,5 @@ mod waiters;
 
 pub use handle::{Handle, Health, StateView};
 pub use peers::{CallError, Class, Inbound, Peers};
+pub use snapshots::Options as SnapshotOptions;
 pub use start::{Node, NodeError, Options, RaftOptions, create_first};

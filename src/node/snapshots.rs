@@ -16,7 +16,12 @@ use crate::types::{Code, Failure, Index, NodeId, Pin, SnapshotId, SnapshotRefere
 
 #[derive(Clone, Debug)]
 pub struct Options {
+    pub embedded: bool,
     pub chunk_bytes: u32,
+    pub keep: usize,
+    pub streams: usize,
+    pub bytes_per_second: u64,
+    pub pin_age_ms_max: u64,
 }
 
 pub(super) struct Snapshots {

@@ -36,7 +36,7 @@ pub(super) fn apply(
     committed: &Committed,
 ) -> Result<Outcome, StateError> {
     let applied = &mut facts.applied;
-    if committed.index != applied.index + 1 || committed.term < applied.term {
+    if committed.index != applied.index.saturating_add(1) || committed.term < applied.term {
         return Err(StateError::OutOfOrder {
             index: committed.index,
             term: committed.term,

@@ -28,6 +28,7 @@ use rustix::fs::{FlockOperation, flock, statvfs};
 use super::{RaftLog, StorageError, durable_file};
 use crate::codec::{
     INSTALL_PLAN_BYTES_MAX, InstallPlanRecord, decode_install_plan, encode_install_plan, frame,
+    local,
 };
 use crate::raft::{HardState, LogStart, LogStore};
 use crate::types::{Digest, SnapshotId};
@@ -62,6 +63,10 @@ const CURRENT_PLACE: &[u8] = b"current generation";
 const CURRENT_VERSION: u8 = 1;
 const CURRENT_BYTES_MAX: usize = 64;
 
+const SEEDS_PLACE: &[u8] = b"seeds";
+const SEEDS_VERSION: u8 = 1;
+const SEEDS_BYTES_MAX: usize = 64 * 1024;
+
 impl DataDir {
     /// Takes hold of the data directory at `path`, making what is missing of its layout. `InUse` if
     /// another process, or another `DataDir` of this one, holds it.
@@ -83,7 +88,6 @@ impl DataDir {
         }
         let directory = DataDir { path: path.to_owned(), _lock: lock };
         for (subdirectory, mode) in [
-            (directory.identity(), 0o700),
             (directory.state(), 0o755),
             (directory.snapshots(), 0o755),
             (directory.incoming(), 0o755),
@@ -242,6 +246,31 @@ impl DataDir {
         }
         self.finish_install()?;
         Ok(Some(plan))
+    }
+
+    /// Remembers nodes to ask for admission, id and raft address each, until there is a state to
+    /// know them from.
+    pub fn save_seeds(&self, seeds: &[(u64, String)]) -> Result<(), StorageError> {
+        let payload = local::encode(SEEDS_VERSION, &seeds.to_vec());
+        durable_file::replace(&self.seeds(), &frame::seal(SEEDS_VERSION, SEEDS_PLACE, &payload))
+    }
+
+    /// What `save_seeds` wrote; empty if it never did.
+    pub fn load_seeds(&self) -> Result<Vec<(u64, String)>, StorageError> {
+        let path = self.seeds();
+        let Some(bytes) = durable_file::read(&path, SEEDS_BYTES_MAX)? else {
+            return Ok(Vec::new());
+        };
+        let corrupt =
+            |error: String| StorageError::corrupt(format!("reading {}", path.display()), error);
+        let payload = frame::open(SEEDS_VERSION, SEEDS_PLACE, &bytes)
+            .map_err(|error| corrupt(error.to_string()))?;
+        local::decode("the list of seeds", SEEDS_VERSION, payload)
+            .map_err(|error| corrupt(error.to_string()))
+    }
+
+    fn seeds(&self) -> PathBuf {
+        self.path.join("SEEDS")
     }
 
     /// Bytes free for this process on the disk that holds the directory.
