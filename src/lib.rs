@@ -30,5 +30,8 @@ pub mod client;
 pub mod config;
 pub mod http;
 
+// Floor 6: the demo.
+pub mod demo;
+
 // Floor 7: the command line.
 pub mod cli;
