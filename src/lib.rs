@@ -33,5 +33,8 @@ pub mod http;
 // Floor 5: one whole node.
 pub mod server;
 
+// Floor 6: the demo.
+pub mod demo;
+
 // Floor 7: the command line.
 pub mod cli;

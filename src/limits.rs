@@ -285,6 +285,15 @@ pub const HTTP_CONNECTIONS_MAX: usize = 64;
 /// A connection to the HTTP door from which nothing comes for this long is closed.
 pub const HTTP_IDLE_MS_MAX: u64 = 60_000;
 
+// The demo and its UDP proxy.
+
+/// Client addresses one UDP proxy keeps apart; the longest silent goes first.
+pub const PROXY_FLOWS_MAX: usize = 256;
+/// Datagrams that wait for their time in one direction of a UDP proxy; more are dropped.
+pub const PROXY_QUEUE_DATAGRAMS_MAX: usize = 16_384;
+/// Socket buffers a UDP proxy asks of the system.
+pub const PROXY_SOCKET_BUFFER_BYTES: usize = 4 * MIB;
+
 const _: () = assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX <= BATCH_BYTES_MAX);
 const _: () = assert!(
     BATCH_BYTES_MAX + BATCH_WRITES_MAX * BATCH_WRITE_OVERHEAD_BYTES_MAX + KIB <= REQUEST_BYTES_MAX
