@@ -11,9 +11,7 @@ use crate::kv::{Batch, KvError};
 use crate::limits::MIB;
 use crate::raft::{AppliedReply, Input, InstallPlan};
 use crate::state::{State, StateError};
-use crate::storage::{
-    DataDir, Generation, InstallPlan as DiskPlan, RaftLog, StorageError,
-};
+use crate::storage::{DataDir, Generation, InstallPlan as DiskPlan, RaftLog, StorageError};
 use crate::types::Committed;
 
 /// A batch is written once it holds this much.
