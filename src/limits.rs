@@ -276,6 +276,9 @@ pub const ENROLLMENT_MESSAGE_BYTES_MAX: usize = 64 * KIB;
 pub const CERTIFICATE_REQUEST_BYTES_MAX: usize = 16 * KIB;
 /// A TLS handshake at the API takes no longer.
 pub const API_HANDSHAKE_MS_MAX: u64 = 10_000;
+/// A connection to the API from which nothing comes for this long, not even the answer to a ping, is
+/// closed.
+pub const API_IDLE_MS_MAX: u64 = 60_000;
 /// An API request is answered within this time, if only with a failure.
 pub const API_REQUEST_MS_MAX: u64 = 60_000;
 /// The same for requests that read or write much of a node's disk.

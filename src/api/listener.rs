@@ -1,9 +1,10 @@
 //! The API's TCP listener, which holds no more connections than it may, overall and by IP address.
 //!
 //! A connection over the bound is closed at once: a queue would make honest callers wait behind a
-//! flood. Knows nothing of TLS or gRPC.
+//! flood. A silent one is closed after a while, so that none is held by who never speaks. Knows nothing of TLS or gRPC.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -14,12 +15,15 @@ use std::time::Duration;
 use slog::{Logger, debug, warn};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, Sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::limits;
 
 /// After a failed accept (no file descriptors, say) the listener rests this long.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// Silence after which a connection is closed. A living one answers pings more often.
+const IDLE: Duration = Duration::from_millis(limits::API_IDLE_MS_MAX);
 
 /// Open connections, counted by address.
 #[derive(Default)]
@@ -91,7 +95,8 @@ async fn accept(listener: &TcpListener, counts: &Arc<Mutex<Counts>>, logger: &Lo
             // It only costs latency; a connection that is already dead will say so when read.
             debug!(logger, "no TCP_NODELAY"; "error" => error.to_string());
         }
-        return Admitted { stream, from, _place: place };
+        let silence = Box::pin(tokio::time::sleep(IDLE));
+        return Admitted { stream, from, silence, _place: place };
     }
 }
 
@@ -99,6 +104,8 @@ async fn accept(listener: &TcpListener, counts: &Arc<Mutex<Counts>>, logger: &Lo
 pub(super) struct Admitted {
     stream: TcpStream,
     from: SocketAddr,
+    /// Runs out when nothing was read for too long.
+    silence: Pin<Box<Sleep>>,
     _place: Place,
 }
 
@@ -116,7 +123,14 @@ impl AsyncRead for Admitted {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(context, buffer) {
+            self.silence.as_mut().reset(Instant::now() + IDLE);
+            return Poll::Ready(read);
+        }
+        match self.silence.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 

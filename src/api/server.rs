@@ -126,6 +126,12 @@ fn with_common_services(routes: Routes, reporter: &HealthReporter) -> Result<Rou
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // Both forms of reflection tell of both.
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(
+                tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+            )
+            .include_reflection_service(false)
     };
     let broken = |error: tonic_reflection::server::Error| {
         ApiError::Stopped(format!("the descriptors of the API are damaged: {error}"))

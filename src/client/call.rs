@@ -147,7 +147,8 @@ fn unknown(message: String) -> Failure {
 fn may_repeat(kind: Kind, failure: &Failure) -> bool {
     match failure.retry {
         Retry::Never => false,
-        Retry::Later => true,
+        // These pass when somebody acts, or after minutes: whoever asked wants to know now.
+        Retry::Later => !matches!(failure.code, Code::DiskFull | Code::NotCaughtUp),
         Retry::Unknown => kind != Kind::Once,
     }
 }
@@ -274,6 +275,7 @@ mod tests {
         for kind in [Kind::Read, Kind::Session, Kind::Once] {
             assert!(may_repeat(kind, &Failure::new(Code::Unavailable, "")));
             assert!(!may_repeat(kind, &Failure::new(Code::KeyEmpty, "")));
+            assert!(!may_repeat(kind, &Failure::new(Code::DiskFull, "")));
         }
     }
 
