@@ -8,16 +8,20 @@ use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint};
 
 use crate::limits::{
-    ADDRESS_BYTES_MAX, KIB, MANIFEST_BYTES_MAX, MANIFEST_PARTS_MAX, NODES_MAX,
-    SNAPSHOT_REFERENCE_BYTES_MAX,
+    ADDRESS_BYTES_MAX, EMBEDDED_BYTES_MAX, KIB, MANIFEST_BYTES_MAX, MANIFEST_PARTS_MAX, MIB,
+    NODES_MAX, SNAPSHOT_REFERENCE_BYTES_MAX,
 };
 use crate::manifest::{MANIFEST_FORMAT, Manifest, ManifestError, Part, check_encoded_length};
 use crate::proto::internal::v1 as wire;
-use crate::types::{ClusterId, ConfState, Digest, NodeId, SnapshotId};
-use crate::types::{SnapshotReference, SnapshotSource};
+use crate::types::{
+    ClusterId, ConfState, Digest, EmbeddedSnapshot, NodeId, SnapshotId, SnapshotReference,
+    SnapshotSource,
+};
 
 /// Field number of `Manifest.parts`.
 const PARTS_FIELD: u32 = 7;
+/// Field number of `EmbeddedSnapshot.parts`.
+const EMBEDDED_PARTS_FIELD: u32 = 2;
 /// Longest outermost field of a manifest other than a part, bytes.
 const OTHER_FIELD_BYTES_MAX: u64 = 8 * KIB as u64;
 
@@ -56,7 +60,7 @@ pub fn decode_manifest(id: SnapshotId, bytes: &[u8]) -> Result<Manifest, Manifes
 }
 
 fn decode_unnamed(bytes: &[u8]) -> Result<Manifest, ManifestError> {
-    count_fields(bytes)?;
+    count_fields(bytes, PARTS_FIELD, OTHER_FIELD_BYTES_MAX)?;
     let message = wire::Manifest::decode(bytes).map_err(malformed)?;
     if message.format != MANIFEST_FORMAT {
         return Err(ManifestError::Format { found: message.format });
@@ -87,8 +91,13 @@ fn part(message: wire::Part) -> Result<Part, ManifestError> {
     })
 }
 
-/// Walks the outermost fields without allocating, and refuses too many parts or a huge other field.
-fn count_fields(mut bytes: &[u8]) -> Result<(), ManifestError> {
+/// Walks the outermost fields without allocating, and refuses too many parts (fields numbered
+/// `parts_field`) or another field of more than `other_bytes_max`.
+fn count_fields(
+    mut bytes: &[u8],
+    parts_field: u32,
+    other_bytes_max: u64,
+) -> Result<(), ManifestError> {
     let mut parts: u64 = 0;
     while bytes.has_remaining() {
         let (field, wire_type) = decode_key(&mut bytes).map_err(malformed)?;
@@ -107,19 +116,40 @@ fn count_fields(mut bytes: &[u8]) -> Result<(), ManifestError> {
         if length > bytes.remaining() as u64 {
             return Err(ManifestError::Malformed("it is cut off".to_owned()));
         }
-        if field == PARTS_FIELD {
+        if field == parts_field {
             parts += 1;
             let limit = MANIFEST_PARTS_MAX as u64;
             if parts > limit {
                 return Err(ManifestError::TooLarge { what: "parts", found: parts, limit });
             }
-        } else if length > OTHER_FIELD_BYTES_MAX {
-            let limit = OTHER_FIELD_BYTES_MAX;
+        } else if length > other_bytes_max {
+            let limit = other_bytes_max;
             return Err(ManifestError::TooLarge { what: "a field", found: length, limit });
         }
         bytes.advance(length as usize);
     }
     Ok(())
+}
+
+/// Encodes a small snapshot that travels beside MsgSnapshot.
+pub fn encode_embedded(embedded: &EmbeddedSnapshot) -> Bytes {
+    let message = wire::EmbeddedSnapshot {
+        manifest: embedded.manifest.clone(),
+        parts: embedded.parts.clone(),
+    };
+    Bytes::from(message.encode_to_vec())
+}
+
+/// Decodes a small snapshot; the manifest in it is still to be checked.
+pub fn decode_embedded(bytes: &Bytes) -> Result<EmbeddedSnapshot, ManifestError> {
+    let limit = (EMBEDDED_BYTES_MAX + 2 * MIB) as u64;
+    if bytes.len() as u64 > limit {
+        let found = bytes.len() as u64;
+        return Err(ManifestError::TooLarge { what: "embedded snapshot", found, limit });
+    }
+    count_fields(bytes, EMBEDDED_PARTS_FIELD, limit)?;
+    let message = wire::EmbeddedSnapshot::decode(bytes.clone()).map_err(malformed)?;
+    Ok(EmbeddedSnapshot { manifest: message.manifest, parts: message.parts })
 }
 
 /// Encodes what MsgSnapshot carries; fails if it does not stay under its 4 KiB.

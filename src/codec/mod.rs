@@ -2,6 +2,7 @@
 //! for what only this node reads. Decoding never trusts lengths and never panics.
 
 pub mod bulk;
+pub mod digest_cache;
 mod entry;
 pub mod frame;
 mod install_plan;

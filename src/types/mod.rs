@@ -19,8 +19,8 @@ pub use id::{ClusterId, Digest, Index, NodeId, Now, SnapshotId, Term};
 pub use membership::{Addresses, Committed, ConfState, MembershipChange, Node, Payload, Pin, Role};
 pub use name::{CollectionName, Name};
 pub use pull::{
-    ByteRange, ChunkHeader, ChunkSet, IncompletePart, PartialChunk, PullCounters, PullRecord,
-    PullRequest, PullResponse, RefusalReason,
+    ByteRange, ChunkHeader, ChunkSet, EmbeddedSnapshot, IncompletePart, PartialChunk, PullCounters,
+    PullRecord, PullRequest, PullResponse, RefusalReason,
 };
 pub use read::{Consistency, Record, ScanOptions, ScanPage};
 pub use snapshot::{SnapshotReference, SnapshotSource, TransferState, TransferStatus};

@@ -1,5 +1,7 @@
 //! The words of a pull: what a receiver asks of a source, what comes back, and what it remembers.
 
+use bytes::Bytes;
+
 use super::{Index, SnapshotId, SnapshotReference, TransferState};
 
 /// A run of bytes of one part. Never empty.
@@ -250,6 +252,15 @@ pub struct PullRecord {
     pub incomplete: Vec<IncompletePart>,
     /// Begun chunks, ascending.
     pub partial: Vec<PartialChunk>,
+}
+
+/// A small snapshot as it travels beside MsgSnapshot in mode `embedded`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EmbeddedSnapshot {
+    /// The encoded manifest.
+    pub manifest: Bytes,
+    /// Every part whole, in the manifest's order.
+    pub parts: Vec<Bytes>,
 }
 
 #[cfg(test)]
