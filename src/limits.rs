@@ -178,6 +178,10 @@ pub const SNAPSHOTS_KEPT_DEFAULT: usize = 2;
 pub const PINNED_BYTES_DEFAULT: u64 = 64 * GIB as u64;
 /// A pin that nobody renewed for so long is broken.
 pub const PIN_IDLE_MS_MAX: u64 = 10 * 60 * 1000;
+/// Received bytes handed on at once.
+pub const BULK_PIECE_BYTES_MAX: usize = 256 * KIB;
+/// Pieces and words of all streams that wait for the receiver's or the source's driver.
+pub const BULK_QUEUE_MAX: usize = 4;
 /// Part files held open at once by one pull.
 pub const STAGED_FILES_OPEN_MAX: usize = 64;
 /// Free bytes kept on the data disk for `raft/`: pulls and snapshots stop before it.
@@ -330,6 +334,11 @@ const _: () = assert!(PULL_STREAMS_MAX < REQUESTS_PER_RECEIVER_MAX);
 const _: () = assert!(RUN_BYTES_MIN >= CHUNK_BYTES_MAX as u64 && RUN_BYTES_MIN <= RUN_BYTES_MAX);
 const _: () = assert!(SENDER_BUFFER_BYTES_MAX >= 2 * CHUNK_BYTES_MAX as u64);
 const _: () = assert!(UNWRITTEN_BYTES_MAX >= 2 * CHUNK_BYTES_MAX as u64);
+// What waits before the machine and behind it is at most one chunk a stream: the bound on repeats.
+const _: () = assert!(
+    2 * BULK_PIECE_BYTES_MAX * (BULK_QUEUE_MAX + PULL_STREAMS_DEFAULT)
+        <= CHUNK_BYTES_MIN as usize * PULL_STREAMS_DEFAULT
+);
 // A request of the most ranges fits its frame: 3 varints of a range take at most 26 bytes.
 const _: () = assert!(RANGES_PER_REQUEST_MAX * 32 + 128 <= BULK_FRAME_BYTES_MAX);
 const _: () = assert!(GRPC_MESSAGE_BYTES_MAX * 4 <= API_MEMORY_BYTES_MAX);

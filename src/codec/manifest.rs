@@ -39,7 +39,7 @@ pub fn encode_manifest(manifest: &Manifest) -> Result<(SnapshotId, Bytes), Manif
         cluster_id: Bytes::copy_from_slice(&manifest.cluster.0),
         index: manifest.index,
         term: manifest.term,
-        conf_state: Some(conf_state_to_wire(&manifest.conf_state)),
+        conf_state: Some(wire::ConfState::from(&manifest.conf_state)),
         chunk_bytes: manifest.chunk_bytes,
         parts: parts.collect(),
         created_unix_ms: manifest.created_unix_ms,
@@ -73,7 +73,8 @@ fn decode_unnamed(bytes: &[u8]) -> Result<Manifest, ManifestError> {
         cluster: ClusterId(fixed("cluster id", &message.cluster_id)?),
         index: message.index,
         term: message.term,
-        conf_state: conf_state_from_wire(conf_state),
+        conf_state: ConfState::try_from(conf_state)
+            .map_err(|error| ManifestError::Malformed(error.to_string()))?,
         chunk_bytes: message.chunk_bytes,
         parts: parts?,
         created_unix_ms: message.created_unix_ms,
@@ -223,26 +224,6 @@ fn check_reference(reference: &SnapshotReference, bytes: usize) -> Result<(), Ma
         }
     }
     Ok(())
-}
-
-fn conf_state_to_wire(conf_state: &ConfState) -> wire::ConfState {
-    wire::ConfState {
-        voters: conf_state.voters.clone(),
-        learners: conf_state.learners.clone(),
-        voters_outgoing: conf_state.voters_outgoing.clone(),
-        learners_next: conf_state.learners_next.clone(),
-        auto_leave: conf_state.auto_leave,
-    }
-}
-
-fn conf_state_from_wire(message: wire::ConfState) -> ConfState {
-    ConfState {
-        voters: message.voters,
-        learners: message.learners,
-        voters_outgoing: message.voters_outgoing,
-        learners_next: message.learners_next,
-        auto_leave: message.auto_leave,
-    }
 }
 
 fn fixed<const N: usize>(what: &str, bytes: &[u8]) -> Result<[u8; N], ManifestError> {

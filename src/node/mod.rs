@@ -4,6 +4,11 @@
 //! whatever takes long. What is decided is decided in the core, where simulation sees it.
 
 mod apply_thread;
+mod bulk_clock;
+mod bulk_disk;
+mod bulk_receiver;
+mod bulk_request;
+mod bulk_sender;
 mod calls;
 mod carry;
 mod enroll;
@@ -23,6 +28,8 @@ mod start;
 mod status;
 mod waiters;
 
+pub use bulk_receiver::{BulkEvent, BulkReceiver};
+pub use bulk_sender::{BulkSender, SenderStatus};
 pub use handle::{Handle, Health, StateView};
 pub use peers::{CallError, Class, Inbound, Peers};
 pub use snapshots::Options as SnapshotOptions;

@@ -286,6 +286,12 @@ impl StagedPull {
         })
     }
 
+    /// Digest and length that a part should have.
+    pub fn identity(&self, part: u32) -> (Digest, u64) {
+        let part = &self.manifest.parts[part as usize];
+        (part.digest, part.bytes)
+    }
+
     fn take_room(&self, bytes: u64) -> Result<(), StoreError> {
         let left = self.allowance.load(Ordering::Relaxed);
         if left >= bytes {

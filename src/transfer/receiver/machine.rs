@@ -193,15 +193,18 @@ impl Receiver {
         self.advance(now);
     }
 
-    /// When data may be taken from the streams: a time that is not in the future means now; None
-    /// means not before the next input. Whoever reads nonetheless breaks the limit, nothing else.
+    /// When anything may be taken from the streams: a time that is not in the future means now; None
+    /// means not before another input. Whoever reads nonetheless breaks the limits, nothing else.
     pub fn reads_at_ms(&self, now: Now) -> Option<u64> {
-        let pull = self.active()?;
-        let book = pull.book.as_ref()?;
-        let blocked = self.paused
-            || !pull.stuck.is_empty()
-            || book.unwritten_bytes() >= self.options.unwritten_bytes_max;
-        if blocked {
+        let Some(pull) = self.active() else { return Some(now.monotonic_ms) };
+        // What is lost with the process was delivered and is not staged. One half of a chunk a
+        // stream may wait here for the disk, the other half for this machine in its runtime.
+        let unwritten_max = pull.manifest.as_ref().map_or(u64::MAX, |manifest| {
+            let half = u64::from(manifest.chunk_bytes) * self.options.streams as u64 / 2;
+            half.min(self.options.unwritten_bytes_max)
+        });
+        let unwritten = pull.book.as_ref().map_or(0, Book::unwritten_bytes);
+        if self.paused || !pull.stuck.is_empty() || unwritten >= unwritten_max {
             return None;
         }
         Some(self.throttle.ready_at_ms(now.monotonic_ms).unwrap_or(now.monotonic_ms))
