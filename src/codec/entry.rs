@@ -60,3 +60,7 @@ fn decode_message<M: Message + Default>(
 ) -> Result<M, DecodeError> {
     M::decode(bytes).map_err(|error| DecodeError::malformed(what, error.to_string()))
 }
+
+#[cfg(test)]
+#[path = "entry_tests.rs"]
+mod tests;
