@@ -127,8 +127,7 @@ impl Records for FakeNode {
         store.gets += 1;
         let key = request.into_inner().key;
         let found = store.records.get(key.as_ref()).cloned();
-        let (value, content_type, version) =
-            found.ok_or_else(|| refusal(Code::RecordNotFound))?;
+        let (value, content_type, version) = found.ok_or_else(|| refusal(Code::RecordNotFound))?;
         let record = Some(v1::Record { key, value, version, content_type });
         Ok(Response::new(v1::GetResponse { record, index: store.version }))
     }
