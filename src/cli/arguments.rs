@@ -30,7 +30,7 @@ Exit codes: 0 done, 1 negative answer, 2 usage, 3 refused, 4 unavailable (run it
 
 /// A replicated store of collections that grows by resumable snapshots.
 #[derive(Debug, Parser)]
-#[command(name = "ratoon", version, propagate_version = true, after_help = EXAMPLES)]
+#[command(name = "ratoon", bin_name = "ratoon", version, after_help = EXAMPLES)]
 #[command(subcommand_required = true, arg_required_else_help = true, max_term_width = 100)]
 pub struct CommandLine {
     /// Flags every verb takes.

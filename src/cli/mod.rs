@@ -80,7 +80,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 
 /// Says what is wrong with a command line; help and version, which are no errors, go to stdout.
 fn refuse(arguments: &[OsString], error: &clap::Error) -> u8 {
-    let json = arguments.iter().any(|argument| argument == "--json");
+    let json = arguments.iter().any(|argument| argument == "--json")
+        || std::env::var_os("RATOON_JSON").is_some_and(|value| !value.is_empty());
     if error.use_stderr() && json {
         Output { json }.error(&usage_report(error));
         return EXIT_USAGE;
