@@ -12,9 +12,8 @@ use super::waiters::Outcome;
 use crate::codec;
 use crate::codec::peer::{decode_answer, decode_call, encode_answer, encode_call};
 use crate::proto::internal::v1::{
-    CancelTransferCall, DigestCall, MembershipCall, NodesCall, PeerRequest, PeerResponse,
-    ProposeAnswer, ProposeCall, StatusCall, TransferLeaderCall, membership_call, peer_request,
-    peer_response,
+    CancelTransferCall, DigestCall, MembershipCall, PeerRequest, PeerResponse, ProposeAnswer,
+    ProposeCall, StatusCall, TransferLeaderCall, membership_call, peer_request, peer_response,
 };
 use crate::proto::{failure_from_proto, failure_to_proto, v1};
 use crate::raft::{Answer, ClientRequest, Input};
@@ -103,15 +102,6 @@ pub(super) async fn ask_admission(shared: &Shared, peer: NodeId) -> Result<(), F
     call(shared, peer, forwarded_body(change), limit).await.map(|_| ())
 }
 
-/// The nodes that a peer knows.
-pub(super) async fn nodes_of(shared: &Shared, peer: NodeId) -> Result<Vec<v1::Node>, Failure> {
-    let body = peer_request::Body::Nodes(NodesCall {});
-    match call(shared, peer, body, STATUS_TIMEOUT).await?.body {
-        Some(peer_response::Body::Nodes(answer)) => Ok(answer.nodes),
-        _ => Err(Failure::new(Code::Internal, format!("node {peer} told no nodes"))),
-    }
-}
-
 /// Another node's status.
 pub(super) async fn status_of(shared: &Shared, peer: NodeId) -> Result<v1::NodeStatus, Failure> {
     let body = peer_request::Body::Status(StatusCall {});
@@ -152,7 +142,7 @@ pub(super) async fn ask_core(
     }
     match outcome.await {
         Ok(Outcome::Answer(result)) => result,
-        Ok(Outcome::ReadReady(_)) => unreachable!("a request is not answered like a read"),
+        Ok(Outcome::ReadReady) => unreachable!("a request is not answered like a read"),
         Err(_) => Err(shutting_down()),
     }
 }

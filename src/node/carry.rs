@@ -66,18 +66,18 @@ impl Carrier {
             Output::Answer { waiter, result } => {
                 shared.waiters.finish(waiter, Outcome::Answer(result));
             }
-            Output::ReadReady { waiter, index } => {
-                shared.waiters.finish(waiter, Outcome::ReadReady(index));
+            Output::ReadReady { waiter, .. } => {
+                shared.waiters.finish(waiter, Outcome::ReadReady);
             }
             Output::BuildSnapshot => shared.snapshots.build(shared),
             Output::FetchSnapshot { reference, index, from, message_bytes } => {
-                shared.snapshots.fetch(reference, index, from, message_bytes);
+                shared.snapshots.fetch(shared, reference, index, from, message_bytes);
             }
             Output::PrepareSnapshot { id } => shared.snapshots.prepare(shared, id),
             Output::DiscardSnapshot { id } => shared.snapshots.discard(shared, id),
             Output::Install(plan) => self.log(log_thread::Job::Install(plan)),
-            Output::SnapshotInstalled { id } => shared.snapshots.installed(id),
-            Output::Pins(pins) => shared.snapshots.set_pins(&pins),
+            Output::SnapshotInstalled { id } => shared.snapshots.installed(shared, id),
+            Output::Pins(pins) => shared.snapshots.set_pins(shared, &pins),
             Output::Nodes(nodes) => self.take_nodes(nodes),
             Output::Changed(standing) => {
                 slog::info!(shared.logger, "standing"; "role" => ?standing.role,

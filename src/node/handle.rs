@@ -71,7 +71,7 @@ impl Handle {
             return Err(shutting_down());
         }
         match outcome.await {
-            Ok(Outcome::ReadReady(_)) => Ok(()),
+            Ok(Outcome::ReadReady) => Ok(()),
             Ok(Outcome::Answer(Err(failure))) => Err(failure),
             Ok(Outcome::Answer(Ok(_))) => unreachable!("a read is not answered like a request"),
             Err(_) => Err(shutting_down()),
@@ -160,7 +160,7 @@ impl Handle {
 
     /// Snapshots in this node's store.
     pub async fn snapshots(&self) -> Result<Vec<v1::Snapshot>, Failure> {
-        self.shared.snapshots.list()
+        Ok(self.shared.snapshots.list())
     }
 
     /// Builds a snapshot of this node's state now.
@@ -172,7 +172,7 @@ impl Handle {
             Answer::Snapshot(index) => self
                 .shared
                 .snapshots
-                .list()?
+                .list()
                 .into_iter()
                 .find(|snapshot| snapshot.index == index)
                 .ok_or_else(|| Failure::new(Code::Internal, "the snapshot built is not there")),
@@ -182,7 +182,7 @@ impl Handle {
 
     /// Reads and checks every byte of a stored snapshot, named by its hex id.
     pub async fn verify_snapshot(&self, id: &str) -> Result<v1::VerifySnapshotResponse, Failure> {
-        self.shared.snapshots.verify(&self.shared, id).await
+        self.shared.snapshots.verify(id).await
     }
 
     /// Drops this node's log as far as safety and pins allow.
@@ -218,7 +218,7 @@ impl Handle {
 
     /// Sets this node's bulk rate limit, bytes a second; 0: none.
     pub async fn limit_transfers(&self, bytes_per_second: u64) -> Result<u64, Failure> {
-        self.shared.snapshots.limit(bytes_per_second);
+        self.shared.snapshots.limit(bytes_per_second)?;
         Ok(bytes_per_second)
     }
 

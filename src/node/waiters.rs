@@ -7,14 +7,14 @@ use std::sync::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::raft::{Answer, Waiter};
-use crate::types::{Code, Failure, Index};
+use crate::types::{Code, Failure};
 
 /// What a waiter gets.
 pub(super) enum Outcome {
     /// A request's answer.
     Answer(Result<Answer, Failure>),
     /// A read may be served.
-    ReadReady(Index),
+    ReadReady,
 }
 
 /// All waiters of a node.

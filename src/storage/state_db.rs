@@ -138,6 +138,24 @@ impl StateDb {
         Self::start(directory, shared, options, false)
     }
 
+    /// What a checkpoint holds, without changing it: reading it needs no recovery, for it was made
+    /// from a flushed state.
+    pub fn read_checkpoint(
+        directory: &Path,
+        shared: &Shared,
+        options: &Options,
+    ) -> Result<StateDb, StorageError> {
+        let settings = options::state_database(options, shared, false)?;
+        let families = options::state_families(options, shared);
+        let database = DB::open_cf_descriptors_read_only(&settings, directory, families, false)
+            .map_err(|error| {
+                let attempted = format!("reading the checkpoint in {}", directory.display());
+                StorageError::rocksdb(attempted, error)
+            })?;
+        let inner = Inner { database, shared: shared.clone(), failed: OnceLock::new() };
+        Ok(StateDb { inner: Arc::new(inner) })
+    }
+
     fn start(
         directory: &Path,
         shared: &Shared,
