@@ -80,6 +80,14 @@ pub fn time(unix_ms: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
 }
 
+/// `1 line`, `2 lines`; `one` is the word for one.
+pub fn counted(count: u64, one: &str) -> String {
+    match count {
+        1 => format!("1 {one}"),
+        _ => format!("{count} {one}s"),
+    }
+}
+
 /// `done / total` in percent, for people.
 pub fn percent(done: u64, total: u64) -> String {
     match total {

@@ -168,7 +168,8 @@ async fn check_keys(context: &Context, source: &Source, root: &Path) -> Result<(
     Err(CliError::refused(
         "unsafe_keys",
         format!(
-            "{bad} keys are no safe file names; nothing was written\n{}{more}",
+            "{} unfit for file names; nothing was written\n{}{more}",
+            text::counted(bad, "key"),
             names.join("\n")
         ),
         "--format jsonl carries any key",

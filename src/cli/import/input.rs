@@ -156,8 +156,8 @@ impl Input {
             return Err(CliError::refused(
                 "too_large",
                 format!(
-                    "{} records are over the limits (keys 4 KiB, values 4 MiB); nothing was written\n{}",
-                    plan.too_large.count,
+                    "{} over the limits (keys 4 KiB, values 4 MiB); nothing was written\n{}",
+                    text::counted(plan.too_large.count, "record"),
                     plan.too_large.text()
                 ),
                 "--skip-too-large imports the others",
@@ -299,7 +299,11 @@ fn plan_lines(
     if bad.count > 0 {
         return Err(CliError::refused(
             "bad_lines",
-            format!("{} lines cannot be imported; nothing was written\n{}", bad.count, bad.text()),
+            format!(
+                "{} cannot be imported; nothing was written\n{}",
+                text::counted(bad.count, "line"),
+                bad.text()
+            ),
             "correct the lines named, then run it again",
         ));
     }
