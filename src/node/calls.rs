@@ -175,7 +175,11 @@ async fn answer_body(
     use peer_request::Body;
     refuse_strangers(shared, from)?;
     match body {
-        Body::Propose(call) => propose(shared, ClientRequest::Propose(call.request)).await,
+        Body::Propose(call) => {
+            // What this release cannot read would halt every node of it once committed.
+            codec::decode_request(call.request.clone()).map_err(Failure::from)?;
+            propose(shared, ClientRequest::Propose(call.request)).await
+        }
         Body::Membership(call) => {
             let node = NodeId(call.node);
             let change = match call.kind() {

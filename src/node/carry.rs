@@ -75,7 +75,10 @@ impl Carrier {
             }
             Output::PrepareSnapshot { id } => shared.snapshots.prepare(shared, id),
             Output::DiscardSnapshot { id } => shared.snapshots.discard(shared, id),
-            Output::Install(plan) => self.log(log_thread::Job::Install(plan)),
+            Output::Install(plan) => {
+                shared.snapshots.stepped(plan.id);
+                self.log(log_thread::Job::Install(plan));
+            }
             Output::SnapshotInstalled { id } => shared.snapshots.installed(shared, id),
             Output::Pins(pins) => shared.snapshots.set_pins(shared, &pins),
             Output::Nodes(nodes) => self.take_nodes(nodes),

@@ -264,6 +264,12 @@ impl Snapshots {
         });
     }
 
+    /// Raft has taken the snapshot; the install begins.
+    pub fn stepped(&self, id: SnapshotId) {
+        let told = self.receiver.stepped(id);
+        self.note_told(told);
+    }
+
     /// The node runs on the snapshot.
     pub fn installed(&self, shared: &Arc<Shared>, id: SnapshotId) {
         self.lock().durable.remove(&id);

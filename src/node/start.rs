@@ -358,6 +358,7 @@ fn open_disk(options: &Options, data: &DataDir, logger: &Logger) -> Result<Disk,
             "index" => plan.start.index, "generation" => plan.generation.0);
         hard_state = log.hard_state();
     }
+    data.check_current(&log)?;
     let generation = data.current_generation()?;
     let mut disk = Disk { databases, log, hard_state, generation, db: None, state: None };
     if let Some(generation) = generation {

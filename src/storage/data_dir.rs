@@ -150,25 +150,31 @@ impl DataDir {
     }
 
     /// The generation after the live one, and its directory, which is absent on return: leftovers
-    /// of an install that never began are removed. Refused while an install is under way.
+    /// of an install that never began are removed. Refused while an install is under way. Where none
+    /// is live, `check_current` must have said that none ever was.
     pub fn next_generation(&self) -> Result<(Generation, PathBuf), StorageError> {
         let attempted = "preparing the next generation of the state";
         if self.pending_install()?.is_some() {
             return Err(refused(attempted, "an install has begun and is not finished".to_owned()));
         }
         let current = self.current_generation()?;
-        if current.is_none() && self.raft().exists() {
-            // Clearing leftovers here could delete the only state there is.
-            return Err(StorageError::corrupt(
-                attempted,
-                "there is a raft log, and no state is live: state/CURRENT is gone",
-            ));
-        }
         let next = Generation(current.map_or(1, |current| current.0 + 1));
         for leftover in self.generations()?.into_iter().filter(|found| *found >= next) {
             durable_file::remove_directory(&self.generation(leftover))?;
         }
         Ok((next, self.generation(next)))
+    }
+
+    /// Tells a joiner that waits for its first snapshot from a node whose CURRENT is gone: clearing
+    /// leftovers there could delete the only state there is. To be called at boot.
+    pub fn check_current(&self, log: &RaftLog) -> Result<(), StorageError> {
+        if self.current_generation()?.is_none() && log.last_index() > 0 {
+            return Err(StorageError::corrupt(
+                "opening the data directory",
+                "the raft log has begun, and no state is live: state/CURRENT is gone",
+            ));
+        }
+        Ok(())
     }
 
     /// The install that has begun and is not finished, if any.
