@@ -103,6 +103,7 @@ impl BulkReceiver {
             outbox: VecDeque::new(),
             status: Arc::clone(&status),
             status_due_ms: 0,
+            status_is_old: false,
             logger,
         };
         tokio::spawn(driver.run(found, command_queue, answers, input_queue));
@@ -189,6 +190,8 @@ struct Driver {
     outbox: VecDeque<BulkEvent>,
     status: Arc<Mutex<Option<TransferStatus>>>,
     status_due_ms: u64,
+    /// Something may have changed since the status was last renewed.
+    status_is_old: bool,
     logger: Logger,
 }
 
@@ -211,7 +214,11 @@ impl Driver {
             let now = self.clock.now();
             let reads_at_ms = self.machine.reads_at_ms(now);
             let may_read = reads_at_ms.is_some_and(|at| at <= now.monotonic_ms);
-            let timers = [self.machine.next_timer_ms(now), reads_at_ms.filter(|_| !may_read)];
+            let timers = [
+                self.machine.next_timer_ms(now),
+                reads_at_ms.filter(|_| !may_read),
+                self.status_is_old.then_some(self.status_due_ms),
+            ];
             let due_ms = timers.into_iter().flatten().min();
             let wake = self.clock.instant(due_ms.unwrap_or(now.monotonic_ms + 60_000));
             select! {
@@ -289,7 +296,9 @@ impl Driver {
                 }
             }
         }
-        if told || self.status_due_ms <= now.monotonic_ms {
+        // A change that falls into the pause is shown at its end, not at the next change.
+        self.status_is_old = !told && self.status_due_ms > now.monotonic_ms;
+        if !self.status_is_old {
             self.status_due_ms = now.monotonic_ms + STATUS_MS;
             let status = self.machine.status(now);
             *self.status.lock().expect("nobody panics with the status in hand") = status;
