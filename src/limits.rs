@@ -229,14 +229,16 @@ pub const RAFT_CONNECTION_WINDOW_BYTES: usize = 48 * MIB;
 /// Bytes sent and not acknowledged on one raft connection. So much larger than the windows of
 /// appends and calls together that these never make heartbeats wait.
 pub const RAFT_SEND_WINDOW_BYTES: usize = 48 * MIB;
-/// Bytes on the way, unread, on one bulk stream: 640 MB/s at 50 ms.
-pub const BULK_STREAM_WINDOW_BYTES: usize = 32 * MIB;
-/// Bytes on the way, unread, on one bulk connection.
+/// Bytes on the way, unread, on one bulk stream. At most 4 MiB: quinn gives up a connection that
+/// has 1024 gaps in one stream, and a lossy path makes one for every five packets under way.
+pub const BULK_STREAM_WINDOW_BYTES: usize = 4 * MIB;
+/// Bytes on the way, unread, on one bulk connection: 640 MB/s at 50 ms, with enough streams.
 pub const BULK_CONNECTION_WINDOW_BYTES: usize = 32 * MIB;
 /// Bytes sent and not acknowledged on one bulk connection.
 pub const BULK_SEND_WINDOW_BYTES: usize = 32 * MIB;
-/// Largest datagram of the bulk lane that path MTU discovery tries (jumbo frames, loopback).
-pub const BULK_DATAGRAM_BYTES_MAX: u16 = 8952;
+/// Largest datagram of the bulk lane (jumbo frames, loopback). Ten of them must fit one UDP
+/// message: quinn hands the system as many at once, and a message too large is lost in silence.
+pub const BULK_DATAGRAM_BYTES_MAX: u16 = 6500;
 /// UDP socket buffers asked of the system, raft lane.
 pub const RAFT_SOCKET_BUFFER_BYTES: usize = MIB;
 /// UDP socket buffers asked of the system, bulk lane.
@@ -322,6 +324,7 @@ const _: () = assert!(SCAN_PAGE_BYTES_MAX + VALUE_BYTES_MAX + MIB <= GRPC_MESSAG
 const _: () =
     assert!(CHUNK_BYTES_MIN <= CHUNK_BYTES_DEFAULT && CHUNK_BYTES_DEFAULT <= CHUNK_BYTES_MAX);
 const _: () = assert!(PULL_STREAMS_DEFAULT <= PULL_STREAMS_MAX);
+const _: () = assert!(10 * (BULK_DATAGRAM_BYTES_MAX as usize) <= 65_507);
 const _: () = assert!(3 * KEEP_ALIVE_MS <= RAFT_IDLE_TIMEOUT_MS);
 const _: () = assert!(3 * KEEP_ALIVE_MS <= BULK_IDLE_TIMEOUT_MS);
 const _: () = assert!(PULL_STREAMS_MAX < BULK_BI_STREAMS_MAX as usize);

@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::connection::{Connection, Slots, connection_error, turn_away};
-use super::lane::LaneRuntime;
+use super::lane::{LaneRuntime, Transports};
 use super::subject::{Subject, parse_subject};
 use super::tls::{Credentials, Verdict};
 use super::{Identity, Lane, NetError};
@@ -45,7 +45,7 @@ struct Shared {
     cluster: ClusterId,
     socket: quinn::Endpoint,
     credentials: Credentials,
-    transport: Arc<quinn::TransportConfig>,
+    transports: Transports,
     local_address: SocketAddr,
     accepted: Mutex<mpsc::Receiver<Connection>>,
 }
@@ -67,7 +67,7 @@ impl Endpoint {
     ) -> Result<Self, NetError> {
         let logger = options.logger.new(o!("lane" => format!("{lane:?}")));
         let credentials = Credentials::new(identity)?;
-        let transport = Arc::new(lane.transport());
+        let transports = lane.transports();
         let udp = lane.socket(listen, &logger)?;
         let handle = tokio::runtime::Handle::current();
         let bound = |error| NetError::io(format!("listen on UDP {listen}"), error);
@@ -75,7 +75,8 @@ impl Endpoint {
         let acceptor = Acceptor {
             lane,
             credentials: credentials.clone(),
-            base: server_config(lane, &credentials, transport.clone(), Verdict::default())?,
+            base: server_config(lane, &credentials)?,
+            transports: transports.clone(),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             slots: Slots::default(),
             logger,
@@ -96,7 +97,7 @@ impl Endpoint {
             cluster: identity.cluster(),
             socket,
             credentials,
-            transport,
+            transports,
             local_address,
             accepted: Mutex::new(accepted),
         };
@@ -160,13 +161,13 @@ impl Endpoint {
     }
 
     async fn dial(&self, peer: NodeId, address: SocketAddr) -> Result<Connection, NetError> {
-        let Shared { lane, socket, credentials, transport, .. } = &*self.shared;
+        let Shared { lane, socket, credentials, transports, .. } = &*self.shared;
         let verdict = Verdict::default();
         let tls = credentials.client_config(lane.alpn(), peer, verdict.clone())?;
         let crypto = QuicClientConfig::try_from(tls)
             .map_err(|error| NetError::KeyMaterial(error.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(transport.clone());
+        config.transport_config(transports.to(address));
 
         let name = Subject::Node { cluster: self.shared.cluster, node: peer }.dns_name();
         let connecting =
@@ -191,6 +192,7 @@ struct Acceptor {
     credentials: Credentials,
     /// Settings of the endpoint; each handshake takes a copy with a verdict of its own.
     base: quinn::ServerConfig,
+    transports: Transports,
     handshakes: Arc<Semaphore>,
     slots: Slots,
     logger: Logger,
@@ -240,6 +242,7 @@ impl Acceptor {
         let verdict = Verdict::default();
         let mut config = self.base.clone();
         config.crypto = server_crypto(self.lane, &self.credentials, verdict.clone())?;
+        config.transport_config(self.transports.to(stranger.remote_address()));
         let refused = |error| verdict.take().unwrap_or_else(|| connection_error(error, self.lane));
         let link =
             stranger.accept_with(Arc::new(config)).map_err(refused)?.await.map_err(refused)?;
@@ -295,15 +298,10 @@ fn server_crypto(
         .map_err(|error| NetError::KeyMaterial(error.to_string()))
 }
 
-fn server_config(
-    lane: Lane,
-    credentials: &Credentials,
-    transport: Arc<quinn::TransportConfig>,
-    verdict: Verdict,
-) -> Result<quinn::ServerConfig, NetError> {
-    let mut config = quinn::ServerConfig::with_crypto(server_crypto(lane, credentials, verdict)?);
+fn server_config(lane: Lane, credentials: &Credentials) -> Result<quinn::ServerConfig, NetError> {
+    let mut config =
+        quinn::ServerConfig::with_crypto(server_crypto(lane, credentials, Verdict::default())?);
     config
-        .transport_config(transport)
         .migration(false)
         .max_incoming(HANDSHAKES_MAX)
         .incoming_buffer_size(64 * 1024)

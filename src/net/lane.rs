@@ -10,7 +10,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::congestion::CubicConfig;
 use quinn::{
     AckFrequencyConfig, AsyncTimer, AsyncUdpSocket, ConnectionId, ConnectionIdGenerator,
     EndpointConfig, MtuDiscoveryConfig, Runtime, TokioRuntime, TransportConfig, VarInt,
@@ -18,6 +17,7 @@ use quinn::{
 use slog::{Logger, info};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::congestion::BulkCongestion;
 use super::{Identity, NetError};
 use crate::limits;
 
@@ -63,12 +63,25 @@ impl Lane {
         }
     }
 
-    /// Settings of every connection of the lane.
-    pub(super) fn transport(self) -> TransportConfig {
+    /// Settings of connections to another machine, and to this one.
+    pub(super) fn transports(self) -> Transports {
+        let mut near = self.transport();
+        if self == Lane::Bulk {
+            // On loopback the size is known to fit. A search for it would not even begin while
+            // there is data to send, and bursts lost to full buffers look to it as if it did not.
+            near.initial_mtu(self.datagram_bytes_max()).min_mtu(self.datagram_bytes_max());
+        }
+        Transports { near: Arc::new(near), far: Arc::new(self.transport()) }
+    }
+
+    fn transport(self) -> TransportConfig {
         let mut config = TransportConfig::default();
         let idle = VarInt::from_u64(self.idle_timeout_ms()).expect("limits are small");
         let mut discovery = MtuDiscoveryConfig::default();
-        discovery.upper_bound(self.datagram_bytes_max());
+        discovery
+            .upper_bound(self.datagram_bytes_max())
+            // Bursts of loss are mistaken for a smaller path now and then; a minute is too long.
+            .black_hole_cooldown(Duration::from_secs(5));
         config
             .max_idle_timeout(Some(idle.into()))
             .keep_alive_interval(Some(Duration::from_millis(limits::KEEP_ALIVE_MS)))
@@ -89,11 +102,8 @@ impl Lane {
                 .stream_receive_window(window(limits::BULK_STREAM_WINDOW_BYTES))
                 .receive_window(window(limits::BULK_CONNECTION_WINDOW_BYTES))
                 .send_window(limits::BULK_SEND_WINDOW_BYTES as u64)
-                // Streams of one pull are sent one after the other: whole chunks arrive sooner,
-                // and a cut wastes less.
-                .send_fairness(false)
                 .ack_frequency_config(Some(sparse_acknowledgements()))
-                .congestion_controller_factory(Arc::new(bulk_congestion())),
+                .congestion_controller_factory(Arc::new(BulkCongestion)),
         };
         config
     }
@@ -148,6 +158,21 @@ impl Lane {
     }
 }
 
+/// Settings of connections, by where the other side is.
+#[derive(Clone)]
+pub(super) struct Transports {
+    near: Arc<TransportConfig>,
+    far: Arc<TransportConfig>,
+}
+
+impl Transports {
+    /// For a peer at `address`.
+    pub fn to(&self, address: SocketAddr) -> Arc<TransportConfig> {
+        let near = address.ip().to_canonical().is_loopback();
+        if near { self.near.clone() } else { self.far.clone() }
+    }
+}
+
 fn window(bytes: usize) -> VarInt {
     VarInt::from_u64(bytes as u64).expect("limits are small")
 }
@@ -157,14 +182,6 @@ fn window(bytes: usize) -> VarInt {
 fn sparse_acknowledgements() -> AckFrequencyConfig {
     let mut config = AckFrequencyConfig::default();
     config.ack_eliciting_threshold(VarInt::from_u32(10));
-    config
-}
-
-/// Cubic shares a link with the raft lane fairly. It starts with a larger window than a browser
-/// would, because a pull that resumes after a cut starts anew.
-fn bulk_congestion() -> CubicConfig {
-    let mut config = CubicConfig::default();
-    config.initial_window(64 * 1200);
     config
 }
 

@@ -4,6 +4,7 @@
 //! says with whom; it never knows what a message means.
 
 mod authority;
+mod congestion;
 mod connection;
 mod endpoint;
 mod error;

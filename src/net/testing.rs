@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use slog::{Discard, Logger, o};
 
-use super::{CertificateAuthority, Endpoint, Identity, Lane, NodeKey, Options};
+use super::{CertificateAuthority, Endpoint, Identity, Lane, NetError, NodeKey, Options};
 use crate::types::{ClusterId, NodeId};
 
 /// A logger that keeps nothing.
@@ -32,7 +34,15 @@ pub fn endpoint(lane: Lane, identity: &Identity) -> Endpoint {
     endpoint_at(lane, identity, "127.0.0.1:0".parse().unwrap())
 }
 
-/// An endpoint at a given address.
+/// An endpoint at a given address, once the one that had it before has let go of it.
 pub fn endpoint_at(lane: Lane, identity: &Identity, listen: SocketAddr) -> Endpoint {
-    Endpoint::bind(lane, listen, identity, Options { logger: logger() }).unwrap()
+    for _ in 0..200 {
+        match Endpoint::bind(lane, listen, identity, Options { logger: logger() }) {
+            Err(NetError::Io { cause, .. }) if cause.kind() == ErrorKind::AddrInUse => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result.unwrap(),
+        }
+    }
+    panic!("{listen} stays in use");
 }
