@@ -339,7 +339,8 @@ fn find_snapshot(data: &Path, id: &str) -> Result<PathBuf, DemoError> {
         .map_err(DemoError::system(format!("read {}", snapshots.display())))?;
     let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     let named = |path: &PathBuf| path.file_name().is_some_and(|name| name == id);
-    paths.find(named).ok_or_else(|| DemoError::TooLate {
+    let parts = |path: PathBuf| path.join("parts");
+    paths.find(named).map(parts).ok_or_else(|| DemoError::TooLate {
         what: format!("that {} holds the snapshot {id}", snapshots.display()),
         seconds: 0,
         state: "the sender has dropped it already".to_owned(),

@@ -4,6 +4,9 @@
 //! `LogStore` trait. raft-rs and its protobuf types never leave this room. It does not know what a
 //! command means, nor how a snapshot's bytes travel.
 
+// Messages of the generated protobuf types are filled in field by field.
+#![allow(clippy::field_reassign_with_default)]
+
 mod clients;
 mod compaction;
 mod core;

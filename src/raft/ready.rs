@@ -188,7 +188,7 @@ impl Core {
         let mut committed = Vec::with_capacity(entries.len());
         for entry in entries {
             bytes += entry.data.len() + 64;
-            committed.push(self.to_committed(entry)?);
+            committed.push(self.take_committed(entry)?);
         }
         self.handed_out = last;
         self.pending.applying.push_back((last, bytes));
@@ -198,7 +198,7 @@ impl Core {
         Ok(())
     }
 
-    fn to_committed(&mut self, entry: Entry) -> Result<Committed, Halt> {
+    fn take_committed(&mut self, entry: Entry) -> Result<Committed, Halt> {
         let (index, term) = (entry.index, entry.term);
         let payload = match entry.get_entry_type() {
             EntryType::EntryNormal if entry.data.is_empty() => Payload::Empty,

@@ -5,6 +5,7 @@
 //! leak one. Frames leave one at a time, in turn over all streams, within one bound of memory and
 //! one rate limit. It never reads a part and never opens a stream.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ impl Default for Options {
         Options {
             pulls_max: PULLS_SERVED_MAX,
             bytes_per_second: 0,
-            buffer_bytes_max: SENDER_BUFFER_BYTES_MAX as u64,
+            buffer_bytes_max: SENDER_BUFFER_BYTES_MAX,
             no_progress_ms: 2 * PULL_NO_PROGRESS_MS,
         }
     }
@@ -522,8 +523,8 @@ impl Sender {
         if let Some(lease) = self.leases.get_mut(&receiver) {
             lease.is_queued = is_queued;
         }
-        if !self.shelf.contains_key(&snapshot) {
-            self.shelf.insert(snapshot, Shelf::Opening);
+        if let Entry::Vacant(place) = self.shelf.entry(snapshot) {
+            place.insert(Shelf::Opening);
             self.outputs.push_back(Output::Open { snapshot });
         } else {
             self.begin_stream(now_ms, stream);
