@@ -504,7 +504,7 @@ mod tests {
         assert!(find_snapshot(data.path(), "ab").is_err());
         let path = data.path().join("snapshots/ab");
         std::fs::create_dir_all(&path).unwrap();
-        assert_eq!(find_snapshot(data.path(), "ab").unwrap(), path);
+        assert_eq!(find_snapshot(data.path(), "ab").unwrap(), path.join("parts"));
         assert!(find_snapshot(data.path(), "cd").is_err());
     }
 

@@ -162,9 +162,10 @@ fn a_lost_current_file_does_not_lead_to_the_deletion_of_the_only_state() {
     prepared(root.path());
     fs::remove_file(root.path().join("state/CURRENT")).unwrap();
     let directory = DataDir::open(root.path()).unwrap();
-    let error = directory.next_generation().unwrap_err();
+    let log = open_log(&directory);
+    directory.redo_install_at_boot(&log).unwrap();
+    let error = directory.check_current(&log).unwrap_err();
     assert!(matches!(error, StorageError::Corrupt { .. }), "{error}");
-    directory.redo_install_at_boot(&open_log(&directory)).unwrap();
     assert!(directory.generation(Generation(1)).exists());
 }
 
