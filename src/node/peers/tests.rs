@@ -132,7 +132,7 @@ async fn a_full_queue_drops_frames_and_reports_the_peer() {
     loop {
         // The frame in flight made room for one or two more than the queue holds.
         let frame = stream.read_frame(8 * MIB).await.unwrap().unwrap();
-        if frame == &b"after"[..] {
+        if frame == b"after"[..] {
             break;
         }
     }
@@ -179,7 +179,7 @@ async fn peers_reconnect_after_the_other_side_restarts() {
     loop {
         let (from, bytes) = other.next_frame().await;
         assert_eq!(from, NodeId(1));
-        if bytes == &b"after"[..] {
+        if bytes == b"after"[..] {
             break;
         }
     }
