@@ -333,7 +333,14 @@ mod tests {
 
     #[test]
     fn version_1_of_the_record_is_read_for_ever() {
-        assert_eq!(data_encoding::HEXLOWER.encode(&encode_pull_record(&sample())), "GOLDEN");
+        let golden = concat!(
+            "01dd567c3d450801122001010101010101010101010101010101010101010101010101010101",
+            "010101011a10020202020202020202020202020202022003280330053a0708061203613a3708090a00",
+            "00000002000901780b03010103010001014602082001010464c8",
+        );
+        assert_eq!(data_encoding::HEXLOWER.encode(&encode_pull_record(&sample())), golden);
+        let bytes = data_encoding::HEXLOWER.decode(golden.as_bytes()).unwrap();
+        assert_eq!(decode_pull_record(&bytes), Ok(sample()));
     }
 
     #[test]

@@ -9,6 +9,8 @@ mod bulk_disk;
 mod bulk_receiver;
 mod bulk_request;
 mod bulk_sender;
+#[cfg(test)]
+mod bulk_tests;
 mod calls;
 mod carry;
 mod enroll;

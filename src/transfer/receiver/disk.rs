@@ -268,7 +268,7 @@ impl Receiver {
     fn persist_if_due(&mut self, now: Now) {
         let pull = self.expect_pull_mut();
         let book = pull.book.as_ref().expect("persisted with a book");
-        if !book.is_dirty() {
+        if !book.is_dirty() && !pull.persist_soon {
             return;
         }
         let due = *pull
@@ -286,6 +286,7 @@ impl Receiver {
         let pull = self.expect_pull_mut();
         pull.persisting = true;
         pull.persist_due_ms = None;
+        pull.persist_soon = false;
         let parts = pull.book.as_mut().expect("persisted with a book").take_dirty();
         let snapshot = record.reference.id;
         self.disk(Pending::Persist, DiskOperation::Persist { snapshot, parts, record });

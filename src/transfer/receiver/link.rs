@@ -153,6 +153,7 @@ impl Receiver {
         if std::mem::take(&mut pull.was_cut) && staged > 0 {
             pull.counters.resumes += 1;
             pull.counters.resumed_from = staged;
+            pull.persist_soon = true;
         }
     }
 

@@ -95,6 +95,8 @@ pub(super) struct Pull {
     pub(super) disk_retry_due_ms: u64,
     pub(super) disk_reason: String,
     pub(super) persist_due_ms: Option<u64>,
+    /// A counter changed that is to outlive the next crash.
+    pub(super) persist_soon: bool,
     pub(super) persisting: bool,
     pub(super) verifying: usize,
     pub(super) finishing: bool,
@@ -540,6 +542,7 @@ impl Pull {
             disk_retry_due_ms: 0,
             disk_reason: String::new(),
             persist_due_ms: None,
+            persist_soon: false,
             persisting: false,
             verifying: 0,
             finishing: false,

@@ -1,1 +1,1 @@
-//! t
+//! Golden scripts and small stories of the receiver.
