@@ -83,6 +83,7 @@ impl World {
     pub(super) fn boot(&mut self, node: NodeId) -> Result<()> {
         let boot_seed = self.random.next();
         let (now_us, settings) = (self.now_us, self.settings.clone());
+        let config = config(&settings, node, self.cluster, boot_seed);
         let machine = self.machine_mut(node);
         machine.boots_at_us = None;
         if machine.is_retired {
@@ -99,13 +100,12 @@ impl World {
         };
         let now = machine.now(now_us);
         let boot = machine.disk.boot(state.as_ref(), live.as_ref())?;
-        let config = config(&settings, node, self.cluster, boot_seed);
-        self.checks.boot(node, self.machine(node).disk.log.hard_state(), &boot)?;
-        self.checks.mirror_log(node, &self.machine(node).disk.log);
+        let log = machine.disk.log.clone();
+        self.checks.boot(node, log.hard_state(), &boot)?;
+        self.checks.mirror_log(node, &log);
         self.trace.note(now_us, node, "boot", [boot.applied, boot.hard_state.term]);
         self.figures.installs_redone += u64::from(redone);
         let logger = self.logger.new(slog::o!("node" => node.0));
-        let log = self.machine(node).disk.log.clone();
         let core = Core::new(config, boot, Box::new(log), now, &logger)
             .map_err(|halt| anyhow!("it halts at boot: {halt}"))?;
         let machine = self.machine_mut(node);

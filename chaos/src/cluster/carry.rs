@@ -146,10 +146,9 @@ impl World {
             Output::CompactLog { start } => {
                 trace.note(now, node, "compact", [start.index, start.term]);
                 self.figures.compactions += 1;
-                let machine = self.machine(node);
-                let persisted = machine.disk.persisted_index()?;
-                let pins = machine.process.as_ref().map_or(&[][..], |process| &process.pins);
-                self.checks.compacts(node, *start, persisted, pins)?;
+                let persisted = self.machine(node).disk.persisted_index()?;
+                let pins = self.machine_mut(node).alive().pins.clone();
+                self.checks.compacts(node, *start, persisted, &pins)?;
             }
             Output::Install(plan) => {
                 trace.note(now, node, "install", [plan.start.index, plan.generation]);
