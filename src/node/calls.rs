@@ -206,11 +206,14 @@ async fn answer_body(
     }
 }
 
-/// A node that was removed keeps its certificate, and is a stranger all the same.
+/// A node that was removed keeps its certificate, and is a stranger all the same. A node newer than
+/// any that this one knows is none: this one may lag behind the entry that enrolled it, and may even
+/// have to learn of it from that very node.
 pub(super) fn refuse_strangers(shared: &Shared, from: NodeId) -> Result<(), Failure> {
     let nodes = shared.nodes.borrow();
+    let newest = nodes.iter().map(|node| node.id).max();
     // Before its first state a joiner knows nobody and can only trust certificates.
-    if nodes.is_empty() || nodes.iter().any(|node| node.id == from) {
+    if newest.is_none_or(|newest| from > newest) || nodes.iter().any(|node| node.id == from) {
         return Ok(());
     }
     Err(Failure::new(Code::NodeNotFound, format!("node {from} is not of this cluster (any more)"))

@@ -253,6 +253,9 @@ impl Core {
             | MembershipChange::Remove(node)
                 if !known(node) && !self.conf_state.contains(node) =>
             {
+                if self.applied < self.leads_from {
+                    return Err(unavailable("the new leader does not know all nodes yet"));
+                }
                 Err(Failure::new(Code::NodeNotFound, format!("no node {node} is enrolled"))
                     .hint("`ratoon node list` shows the nodes"))
             }

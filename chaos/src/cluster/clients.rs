@@ -50,6 +50,8 @@ pub struct Client {
     session: Option<u64>,
     sequence: u64,
     attempt: u64,
+    /// The node that `attempt` was sent to.
+    asked: NodeId,
     /// Waiting for an answer to `attempt`.
     waits: bool,
     doing: Option<Doing>,
@@ -79,6 +81,7 @@ impl Client {
             session: None,
             sequence: 0,
             attempt: 0,
+            asked: NodeId(0),
             waits: false,
             doing: None,
             seen: Default::default(),
@@ -137,6 +140,7 @@ impl World {
         let node = self.some_node();
         let state = &mut self.clients[client];
         state.attempt += 1;
+        state.asked = node;
         state.waits = true;
         let (attempt, caller) = (state.attempt, Caller::Client(client));
         let ask = state.doing.as_ref().expect("it is doing something").ask.clone();
@@ -240,6 +244,8 @@ impl World {
         let Caller::Client(client) = caller else {
             return self.operator_response(attempt, response);
         };
+        let asked = self.clients[client].asked;
+        let response = self.seen_from_outside(asked, response);
         let state = &mut self.clients[client];
         if !state.waits || state.attempt != attempt {
             return Ok(());
@@ -273,6 +279,19 @@ impl World {
         }
         self.client_goes_on(client);
         Ok(())
+    }
+
+    /// A node that was removed may not know it yet, but its calls are refused: its client turns to
+    /// another.
+    pub(super) fn seen_from_outside(&self, asked: NodeId, response: Response) -> Response {
+        match &response {
+            Response::Answer(Err(failure))
+                if failure.code == Code::NodeNotFound && self.checks.is_removed(asked) =>
+            {
+                Response::NeverSent
+            }
+            _ => response,
+        }
     }
 
     fn end_operation(&mut self, _client: usize, id: OperationId, outcome: Outcome) -> Result<()> {

@@ -173,6 +173,8 @@ impl Process {
 
     /// Whether frames and calls of a node are refused: it was removed.
     pub fn is_stranger(&self, from: NodeId) -> bool {
-        !self.nodes.is_empty() && !self.nodes.iter().any(|node| node.id == from)
+        let newest = self.nodes.iter().map(|node| node.id).max();
+        newest.is_some_and(|newest| from <= newest)
+            && !self.nodes.iter().any(|node| node.id == from)
     }
 }
