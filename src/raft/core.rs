@@ -464,7 +464,7 @@ impl Core {
 
     fn cease_to_lead(&mut self) {
         self.leader_clock = None;
-        self.receivers = Receivers::default();
+        self.receivers.cease_to_lead();
         self.raw.mut_store().offering.leased.clear();
     }
 

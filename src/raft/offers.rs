@@ -38,6 +38,16 @@ struct Receiver {
     pull: Option<(SnapshotId, Index, NodeId)>,
 }
 
+impl Receivers {
+    /// Forgets what only a leader knows. A build goes on, and who waits for it is answered.
+    pub fn cease_to_lead(&mut self) {
+        self.known.clear();
+        self.pin_proposed_ms.clear();
+        self.promotion_proposed_ms = 0;
+        self.wanted = false;
+    }
+}
+
 impl Core {
     /// A MsgSnapshot leaves: the receiver's time to answer begins.
     pub(super) fn note_offered(&mut self, to: NodeId, index: Index) -> Option<SnapshotId> {

@@ -41,8 +41,6 @@ pub enum Outcome {
 /// One operation of a client.
 #[derive(Clone, Debug)]
 pub struct Operation {
-    /// Whose.
-    pub client: usize,
     /// What.
     pub effect: Effect,
     /// When it was asked.
@@ -60,8 +58,8 @@ pub struct History {
 
 impl History {
     /// A client asks for something.
-    pub fn begin(&mut self, client: usize, called_us: u64, effect: Effect) -> OperationId {
-        self.operations.push(Operation { client, effect, called_us, ended: None });
+    pub fn begin(&mut self, called_us: u64, effect: Effect) -> OperationId {
+        self.operations.push(Operation { effect, called_us, ended: None });
         self.operations.len() - 1
     }
 

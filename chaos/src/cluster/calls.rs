@@ -83,7 +83,13 @@ impl World {
     fn end_call(&mut self, node: NodeId, call: u64, result: Result<Answer, Failure>) {
         let Some(process) = &mut self.machine_mut(node).process else { return };
         match process.calls.remove(&call) {
-            Some(CallFor::Waiter(waiter)) => self.report(node, Input::Forwarded { waiter, result }),
+            Some(CallFor::Waiter(waiter)) => {
+                let result = result.map_err(|failure| match failure.code {
+                    Code::Unauthenticated => Failure::new(Code::Unavailable, failure.message),
+                    _ => failure,
+                });
+                self.report(node, Input::Forwarded { waiter, result });
+            }
             Some(CallFor::Admission) => self.admission_answered(node, result),
             None => {}
         }
@@ -106,7 +112,7 @@ impl World {
         match packet {
             Packet::Call { call, request } => {
                 if is_stranger {
-                    let failure = Failure::new(Code::NodeNotFound, "not of this cluster");
+                    let failure = Failure::new(Code::Unauthenticated, "not of this cluster");
                     self.send_on_stream(to, from, Packet::Reply { call, result: Err(failure) });
                     return Ok(());
                 }
@@ -118,16 +124,23 @@ impl World {
             }
             Packet::Reply { call, result } => self.end_call(to, call, result),
             _ if is_stranger => {}
-            Packet::Raft(bytes) => self.report(to, Input::Message { from, bytes }),
-            Packet::Report { index, ok } => {
-                self.report(to, Input::SnapshotReport { from, index, ok });
-            }
-            Packet::Progress { id, index, source, wants_new_offer } => {
-                let input = Input::PullProgress { from, id, index, source, wants_new_offer };
-                self.report(to, input);
-            }
+            frame => self.take_frame(from, to, frame),
         }
         Ok(())
+    }
+
+    fn take_frame(&mut self, from: NodeId, to: NodeId, frame: Packet) {
+        // A node that lags far behind may be led by one it never heard of.
+        self.machine_mut(to).alive().addresses.insert(from);
+        let input = match frame {
+            Packet::Raft(bytes) => Input::Message { from, bytes },
+            Packet::Report { index, ok } => Input::SnapshotReport { from, index, ok },
+            Packet::Progress { id, index, source, wants_new_offer } => {
+                Input::PullProgress { from, id, index, source, wants_new_offer }
+            }
+            Packet::Call { .. } | Packet::Reply { .. } => unreachable!("calls are no frames"),
+        };
+        self.report(to, input);
     }
 
     /// Asks one known node after another to be made a learner, until this node is a member.
@@ -153,7 +166,7 @@ impl World {
         self.trace.say(self.now_us, node, || format!("admission: {result:?}"));
         let pause_us = match result {
             Ok(_) => 2_000_000,
-            Err(failure) if failure.code == Code::NodeNotFound => {
+            Err(failure) if matches!(failure.code, Code::NodeNotFound | Code::Unauthenticated) => {
                 return self.turn_away(node);
             }
             Err(_) => 500_000,

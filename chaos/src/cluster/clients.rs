@@ -50,8 +50,6 @@ pub struct Client {
     session: Option<u64>,
     sequence: u64,
     attempt: u64,
-    /// The node that `attempt` was sent to.
-    asked: NodeId,
     /// Waiting for an answer to `attempt`.
     waits: bool,
     doing: Option<Doing>,
@@ -81,7 +79,6 @@ impl Client {
             session: None,
             sequence: 0,
             attempt: 0,
-            asked: NodeId(0),
             waits: false,
             doing: None,
             seen: Default::default(),
@@ -140,7 +137,6 @@ impl World {
         let node = self.some_node();
         let state = &mut self.clients[client];
         state.attempt += 1;
-        state.asked = node;
         state.waits = true;
         let (attempt, caller) = (state.attempt, Caller::Client(client));
         let ask = state.doing.as_ref().expect("it is doing something").ask.clone();
@@ -195,7 +191,7 @@ impl World {
         if random.chance(self.settings.load.reads) {
             let key = key(random);
             let effect = Effect::Get(key.clone());
-            let operation = Some(self.checks.history.begin(client, self.now_us, effect));
+            let operation = Some(self.checks.history.begin(self.now_us, effect));
             return Doing { operation, ask: Ask::Get(key), in_doubt: false, once: true };
         }
         let value_bytes = random.magnitude(8, self.settings.load.value_bytes_max);
@@ -230,7 +226,7 @@ impl World {
             SessionSequence { session, sequence: state.sequence }
         });
         let effect = Effect::Write(batch.clone());
-        let operation = Some(self.checks.history.begin(client, self.now_us, effect));
+        let operation = Some(self.checks.history.begin(self.now_us, effect));
         let ask = Ask::Request(propose(place, Command::Write(batch)));
         Doing { operation, ask, in_doubt: false, once }
     }
@@ -244,8 +240,6 @@ impl World {
         let Caller::Client(client) = caller else {
             return self.operator_response(attempt, response);
         };
-        let asked = self.clients[client].asked;
-        let response = self.seen_from_outside(asked, response);
         let state = &mut self.clients[client];
         if !state.waits || state.attempt != attempt {
             return Ok(());
@@ -259,7 +253,7 @@ impl World {
             let gives_up = self.random.chance(if self.calm { 0 } else { 30 });
             if gives_up && let Some(operation) = doing.operation {
                 let outcome = if doing.in_doubt { Outcome::Unknown } else { Outcome::NotDone };
-                self.end_operation(client, operation, outcome)?;
+                self.end_operation(operation, outcome)?;
             } else {
                 self.clients[client].doing = Some(doing);
             }
@@ -269,7 +263,7 @@ impl World {
         match (doing.operation, response) {
             (Some(operation), response) => {
                 self.note_seen(client, operation, &response);
-                self.end_operation(client, operation, outcome)?;
+                self.end_operation(operation, outcome)?;
             }
             (None, Response::Answer(Ok(Answer::Applied(_, Reply::Session(session))))) => {
                 self.clients[client].session = Some(session);
@@ -281,20 +275,7 @@ impl World {
         Ok(())
     }
 
-    /// A node that was removed may not know it yet, but its calls are refused: its client turns to
-    /// another.
-    pub(super) fn seen_from_outside(&self, asked: NodeId, response: Response) -> Response {
-        match &response {
-            Response::Answer(Err(failure))
-                if failure.code == Code::NodeNotFound && self.checks.is_removed(asked) =>
-            {
-                Response::NeverSent
-            }
-            _ => response,
-        }
-    }
-
-    fn end_operation(&mut self, _client: usize, id: OperationId, outcome: Outcome) -> Result<()> {
+    fn end_operation(&mut self, id: OperationId, outcome: Outcome) -> Result<()> {
         self.figures.operations += 1;
         self.figures.unknown += u64::from(outcome == Outcome::Unknown);
         self.checks.end_operation(id, self.now_us, outcome)

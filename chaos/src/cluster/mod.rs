@@ -82,7 +82,6 @@ pub struct World {
     random: Random,
     logger: Logger,
     cluster: ClusterId,
-    seed: u64,
     now_us: u64,
     queue: BTreeMap<(u64, u64), Event>,
     sequence: u64,
@@ -119,7 +118,6 @@ impl World {
             random,
             logger,
             cluster,
-            seed,
             clients,
         };
         world.found();

@@ -14,11 +14,11 @@ use super::{Ask, EPOCH_MS, Event, World};
 const PATIENCE_US: u64 = 8_000_000;
 
 /// See the module.
+#[derive(Default)]
 pub struct Operator {
     session: Option<u64>,
     sequence: u64,
     attempt: u64,
-    asked: NodeId,
     waits_since_us: Option<u64>,
     doing: Option<Step>,
     /// Steps that follow.
@@ -26,23 +26,6 @@ pub struct Operator {
     began: bool,
     tokens: u64,
     next_node: u64,
-}
-
-impl Default for Operator {
-    fn default() -> Self {
-        Operator {
-            session: None,
-            sequence: 0,
-            attempt: 0,
-            asked: NodeId(0),
-            waits_since_us: None,
-            doing: None,
-            next: VecDeque::new(),
-            began: false,
-            tokens: 0,
-            next_node: 0,
-        }
-    }
 }
 
 /// One request of the operator.
@@ -83,7 +66,6 @@ impl World {
             self.operator.waits_since_us = Some(now_us);
             let (attempt, request) = (self.operator.attempt, self.request_of(&step));
             let node = self.some_node();
-            self.operator.asked = node;
             self.trace.say(now_us, node, || format!("operator: {step:?}"));
             self.ask(Caller::Operator, attempt, node, Ask::Request(request));
         }
@@ -170,10 +152,6 @@ impl World {
         }
         self.trace.say(self.now_us, NodeId(0), || format!("operator hears {response:?}"));
         let Some(step) = self.operator.doing.clone() else { return Ok(()) };
-        let response = match step {
-            Step::Remove(_) | Step::Promote(_) | Step::Transfer(_) => response,
-            _ => self.seen_from_outside(self.operator.asked, response),
-        };
         match response {
             Response::Answer(Ok(answer)) => self.step_done(&step, answer)?,
             Response::Answer(Err(failure)) if failure.retry == Retry::Never => {
