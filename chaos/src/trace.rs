@@ -45,11 +45,6 @@ impl Trace {
         }
     }
 
-    /// Whether the trace is told.
-    pub fn is_told(&self) -> bool {
-        self.print
-    }
-
     /// The hash so far.
     pub fn hash(&self) -> u64 {
         self.hash

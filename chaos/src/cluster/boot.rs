@@ -110,7 +110,7 @@ impl World {
             .map_err(|halt| anyhow!("it halts at boot: {halt}"))?;
         let machine = self.machine_mut(node);
         machine.disk.synced_last = machine.disk.log.last_index();
-        machine.process = Some(Process::new(core, state, live, &machine.disk.seeds, now_us));
+        machine.process = Some(Process::new(core, state, live, &machine.disk.seeds));
         let tick_us = machine.tick_us;
         self.push_machine(node, tick_us, MachineEvent::Tick);
         self.push_machine(node, 1_000, MachineEvent::SeekAdmission);
@@ -209,7 +209,6 @@ impl Process {
         state: Option<State>,
         live: Option<(u64, MemoryState)>,
         seeds: &BTreeSet<NodeId>,
-        since_us: u64,
     ) -> Self {
         Process {
             core,
@@ -230,7 +229,6 @@ impl Process {
             calls: BTreeMap::new(),
             admission_attempts: 0,
             puller: Puller::default(),
-            since_us,
         }
     }
 }

@@ -78,11 +78,10 @@ pub struct Process {
     pub calls: BTreeMap<u64, CallFor>,
     pub admission_attempts: usize,
     pub puller: Puller,
-    /// Booted at this time.
-    pub since_us: u64,
 }
 
 /// Someone who waits for the core's answer.
+#[derive(Debug)]
 pub struct Waiting {
     pub origin: Origin,
     pub ask: Ask,

@@ -85,8 +85,8 @@ impl World {
             let own = core.applied_index();
             return Err(format!("node {node} is at index {own}, the leader at {applied}"));
         }
-        if !process.waiters.is_empty() || !process.inbox.is_empty() {
-            return Err(format!("node {node} has unanswered waiters"));
+        if let Some((waiter, waiting)) = process.waiters.first_key_value() {
+            return Err(format!("node {node} has not answered {waiter}: {waiting:?}"));
         }
         if self.machine(node).disk.staged.is_some() {
             return Err(format!("the pull of node {node} has not ended"));
