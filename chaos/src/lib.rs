@@ -1,1 +1,16 @@
 //! Deterministic simulation of whole clusters, on the pure core, from a seed.
+//!
+//! One thread runs several nodes, each the real core, state machine and transfer machines on the
+//! adversarial twins of the storage; clock, network, disk and faults come from the seed, so a run
+//! can be had again. `checks` holds one invariant a file. Nothing here is part of the product.
+
+mod checks;
+mod cluster;
+mod figures;
+mod random;
+mod run;
+mod settings;
+mod trace;
+
+pub use figures::Figures;
+pub use run::{Options, Report, run};

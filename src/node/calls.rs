@@ -59,7 +59,13 @@ pub(super) async fn forward(
         ClientRequest::TransferLeader(node) => Some(node),
         _ => None,
     };
-    let response = call(shared, to, forwarded_body(request), limit).await?;
+    let response = call(shared, to, forwarded_body(request), limit).await;
+    let response = response.map_err(|failure| match failure.code {
+        // It is this node that the leader does not know any more, not the client.
+        Code::Unauthenticated => Failure::new(Code::Unavailable, failure.message)
+            .hint("ask another node: this one was removed"),
+        _ => failure,
+    })?;
     match (leader, response.body) {
         (Some(node), _) => Ok(Answer::Leader(node)),
         (None, Some(peer_response::Body::Propose(answer))) => {
@@ -206,14 +212,18 @@ async fn answer_body(
     }
 }
 
-/// A node that was removed keeps its certificate, and is a stranger all the same.
+/// A node that was removed keeps its certificate, and is a stranger all the same. A node newer than
+/// any that this one knows is none: this one may lag behind the entry that enrolled it, and may even
+/// have to learn of it from that very node.
 pub(super) fn refuse_strangers(shared: &Shared, from: NodeId) -> Result<(), Failure> {
     let nodes = shared.nodes.borrow();
+    let newest = nodes.iter().map(|node| node.id).max();
     // Before its first state a joiner knows nobody and can only trust certificates.
-    if nodes.is_empty() || nodes.iter().any(|node| node.id == from) {
+    if newest.is_none_or(|newest| from > newest) || nodes.iter().any(|node| node.id == from) {
         return Ok(());
     }
-    Err(Failure::new(Code::NodeNotFound, format!("node {from} is not of this cluster (any more)"))
+    let message = format!("node {from} is not of this cluster (any more)");
+    Err(Failure::new(Code::Unauthenticated, message)
         .hint("a removed node comes back as a new one: empty its data directory and join again"))
 }
 

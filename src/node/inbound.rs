@@ -21,10 +21,12 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbound: mpsc::Receiver<Inbound
     let calls = Arc::new(Semaphore::new(CALLS_MAX));
     while let Some(next) = inbound.recv().await {
         match next {
-            Inbound::Frame { from, bytes } => {
+            Inbound::Frame { from, address, bytes } => {
                 if calls::refuse_strangers(&shared, from).is_err() {
                     continue;
                 }
+                // A node that lags far behind may be led by one it never heard of.
+                shared.peers.learn_address(from, address);
                 match take_frame(&shared, from, bytes).await {
                     Ok(()) => {}
                     Err(error) => {

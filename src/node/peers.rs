@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub enum Inbound {
     Frame {
         /// The sender, as its certificate proves.
         from: NodeId,
+        /// Where it sent it from.
+        address: SocketAddr,
         /// As handed to `send`.
         bytes: Bytes,
     },
@@ -224,6 +227,14 @@ impl Peers {
         let frames = Frames { urgent: urgent_frames, append: append_frames };
         context.spawn(peer.stop.clone(), keep_link(context.clone(), peer.clone(), frames));
         peers.insert(node, peer);
+    }
+
+    /// `node` was heard from this address. Unless a better one is known, that is where it is
+    /// reached: an endpoint dials and listens on one socket.
+    pub fn learn_address(&self, node: NodeId, address: SocketAddr) {
+        if self.context.peer(node).is_none() {
+            self.set_address(node, &address.to_string());
+        }
     }
 
     /// Closes the link to `node` and dials it no more. What it sends is still received.
@@ -512,11 +523,11 @@ async fn serve(context: Arc<Context>, connection: Connection) {
 /// Passes frames on. Where they are not taken fast enough, reading stops, and the sender's windows
 /// and queues fill.
 async fn receive_frames(context: Arc<Context>, connection: Connection, mut stream: RecvStream) {
-    let from = connection.peer();
+    let (from, address) = (connection.peer(), connection.remote_address());
     loop {
         match stream.read_frame(RAFT_FRAME_BYTES_MAX).await {
             Ok(Some(bytes)) => {
-                if context.inbound.send(Inbound::Frame { from, bytes }).await.is_err() {
+                if context.inbound.send(Inbound::Frame { from, address, bytes }).await.is_err() {
                     return;
                 }
             }

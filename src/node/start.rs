@@ -453,7 +453,7 @@ async fn seek_admission(shared: Arc<Shared>) {
             Err(failure) => {
                 slog::info!(shared.logger, "not admitted yet"; "peer" => peer.0,
                     "error" => %failure);
-                if failure.code == Code::NodeNotFound {
+                if matches!(failure.code, Code::NodeNotFound | Code::Unauthenticated) {
                     return shared.fail(NodeError::Removed);
                 }
                 tokio::time::sleep(Duration::from_millis(500)).await;

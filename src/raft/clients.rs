@@ -253,6 +253,13 @@ impl Core {
             | MembershipChange::Remove(node)
                 if !known(node) && !self.conf_state.contains(node) =>
             {
+                // A leader that is new, or led once and does not know it, may not have heard of
+                // a node yet; and a joiner that is told so gives up. Ids are given in order.
+                let newest = self.nodes.iter().map(|known| known.id).max();
+                let joins = matches!(change, MembershipChange::AddLearner(_));
+                if self.applied < self.leads_from || (joins && Some(node) > newest) {
+                    return Err(unavailable(&format!("node {node} is not known here yet")));
+                }
                 Err(Failure::new(Code::NodeNotFound, format!("no node {node} is enrolled"))
                     .hint("`ratoon node list` shows the nodes"))
             }

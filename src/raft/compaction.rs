@@ -117,6 +117,7 @@ impl Core {
         let term = raft::Storage::term(self.raw.store(), to)
             .map_err(|e| self.raft_error("reading the term of the log's new start", e))?;
         let start = LogStart { index: to, term };
+        self.persist_commit(to);
         self.raw.mut_store().compact(start);
         self.outputs.push_back(Output::CompactLog { start });
         Ok(())

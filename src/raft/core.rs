@@ -136,6 +136,8 @@ pub struct Core {
     standing: Standing,
     /// Commit times this leader stamps: the local clock when it was elected, then its monotonic one.
     pub(super) leader_clock: Option<LeaderClock>,
+    /// The first entry of this leader's own term: once it is applied, so is all that went before.
+    pub(super) leads_from: Index,
     pub(super) last_time_unix_ms: u64,
 }
 
@@ -156,6 +158,7 @@ impl Core {
         logger: &Logger,
     ) -> Result<Self, Halt> {
         let hard_state = check_boot(&boot, &*store)?;
+        let stored_commit = boot.hard_state.commit;
         let raft_config = RaftConfig {
             id: config.node.0,
             election_tick: config.election_ticks,
@@ -177,7 +180,7 @@ impl Core {
         let raw = RawNode::new(&raft_config, view, logger)
             .map_err(|e| Halt::Raft { attempted: "starting".into(), cause: e.to_string() })?;
         let mut core = Core {
-            pending: Pending::new(hard_state),
+            pending: Pending::new(hard_state, stored_commit),
             clients: Clients::default(),
             receivers: Receivers::default(),
             compaction: Compaction::new(boot.applied, boot.log_bytes, boot.state_bytes),
@@ -191,6 +194,7 @@ impl Core {
                 elections: 0,
             },
             leader_clock: None,
+            leads_from: 0,
             last_time_unix_ms: boot.time_unix_ms,
             outputs: VecDeque::new(),
             generation: boot.generation,
@@ -455,12 +459,13 @@ impl Core {
     fn begin_to_lead(&mut self) {
         let unix_ms = self.now.unix_ms.max(self.last_time_unix_ms);
         self.leader_clock = Some(LeaderClock { unix_ms, monotonic_ms: self.now.monotonic_ms });
+        self.leads_from = self.raw.store().last();
         self.adopt_receivers();
     }
 
     fn cease_to_lead(&mut self) {
         self.leader_clock = None;
-        self.receivers = Receivers::default();
+        self.receivers.cease_to_lead();
         self.raw.mut_store().offering.leased.clear();
     }
 

@@ -230,7 +230,8 @@ impl Core {
         let after_write = ready.take_persisted_messages();
         self.raw.mut_store().reset(LogStart { index: meta.index, term: meta.term });
         let now = self.raw.raft.hard_state();
-        self.pending.hard_state = HardState { term: now.term, vote: now.vote, commit: meta.index };
+        let hard_state = HardState { term: now.term, vote: now.vote, commit: meta.index };
+        self.pending.note_installed(hard_state);
         let mut light = self.raw.advance_append(ready);
         assert!(light.committed_entries().is_empty(), "entries after a snapshot");
         self.raw.advance_apply_to(meta.index);

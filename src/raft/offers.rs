@@ -38,6 +38,16 @@ struct Receiver {
     pull: Option<(SnapshotId, Index, NodeId)>,
 }
 
+impl Receivers {
+    /// Forgets what only a leader knows. A build goes on, and who waits for it is answered.
+    pub fn cease_to_lead(&mut self) {
+        self.known.clear();
+        self.pin_proposed_ms.clear();
+        self.promotion_proposed_ms = 0;
+        self.wanted = false;
+    }
+}
+
 impl Core {
     /// A MsgSnapshot leaves: the receiver's time to answer begins.
     pub(super) fn note_offered(&mut self, to: NodeId, index: Index) -> Option<SnapshotId> {
@@ -98,8 +108,11 @@ impl Core {
             "index" => index, "installed" => ok);
         self.raw.mut_store().offering.leased.remove(&from);
         self.receivers.known.remove(&from);
-        if pending == Some(index) {
-            let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        // Another snapshot than the one raft waits for has ended: the receiver pulls nothing now and
+        // has dropped what was offered meanwhile, so that is offered again.
+        if let Some(pending) = pending {
+            let is_done = ok && pending == index;
+            let status = if is_done { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
             self.raw.report_snapshot(from.0, status);
         }
     }
@@ -195,16 +208,18 @@ impl Core {
     }
 
     fn has_caught_up(&self, pin: &Pin) -> bool {
-        self.raw.raft.prs().get(pin.receiver.0).is_some_and(|progress| {
-            progress.state == ProgressState::Replicate && progress.matched > pin.index
-        }) && self.is_caught_up(pin.receiver)
+        let progress = self.raw.raft.prs().get(pin.receiver.0);
+        progress.is_some_and(|progress| progress.matched >= pin.index)
+            && self.is_caught_up(pin.receiver)
     }
 
-    /// Whether `node` replicates and is near the commit index.
+    /// Whether `node` takes entries and is near the commit index. While nothing is written raft-rs
+    /// leaves a peer that has just installed a snapshot in Probe.
     pub(super) fn is_caught_up(&self, node: NodeId) -> bool {
         let committed = self.commit_index();
         self.raw.raft.prs().get(node.0).is_some_and(|progress| {
-            progress.state == ProgressState::Replicate
+            progress.state != ProgressState::Snapshot
+                && progress.matched > 0
                 && progress.recent_active
                 && progress.matched + self.config.promotion_lag_max >= committed
         })

@@ -19,6 +19,8 @@ pub(super) struct Pending {
     /// The last write asked for and the last one known to be durable.
     asked: u64,
     durable: u64,
+    /// The commit index in the last write asked for.
+    asked_commit: Index,
     /// Last entry of each write under way.
     writes: VecDeque<(u64, Index)>,
     /// The last write that changed term or vote.
@@ -31,11 +33,13 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub fn new(hard_state: HardState) -> Self {
+    /// `stored_commit` is the commit index on disk; `hard_state` may know more.
+    pub fn new(hard_state: HardState, stored_commit: Index) -> Self {
         Pending {
             hard_state,
             asked: 0,
             durable: 0,
+            asked_commit: stored_commit,
             writes: VecDeque::new(),
             vote_write: 0,
             gated: VecDeque::new(),
@@ -47,6 +51,12 @@ impl Pending {
     /// Whether every write asked for is durable.
     pub fn is_durable(&self) -> bool {
         self.durable == self.asked
+    }
+
+    /// The install of a snapshot wrote this, durably.
+    pub fn note_installed(&mut self, hard_state: HardState) {
+        self.hard_state = hard_state;
+        self.asked_commit = hard_state.commit;
     }
 
     fn note_applied(&mut self, index: Index) {
@@ -122,11 +132,20 @@ impl Core {
         let last = entries.last().map_or(0, |entry| entry.index);
         self.pending.writes.push_back((number, last));
         self.pending.asked = number;
+        self.pending.asked_commit = self.pending.hard_state.commit;
         let write = LogWrite {
             entries: entries.iter().map(encode_entry).collect(),
             hard_state: Some(self.pending.hard_state),
         };
         self.outputs.push_back(Output::Persist { number, write });
+    }
+
+    /// Asks for a write that says that `index` is committed, unless an earlier one says so: a log
+    /// never begins after what it knows to be committed.
+    pub(super) fn persist_commit(&mut self, index: Index) {
+        if self.pending.asked_commit < index {
+            self.ask_to_persist(self.pending.asked, &[]);
+        }
     }
 
     pub(super) fn handle_persisted(&mut self, number: u64, log_bytes: u64) {

@@ -41,7 +41,7 @@ impl TestNode {
     /// The next frame, whatever else comes.
     async fn next_frame(&mut self) -> (NodeId, Bytes) {
         loop {
-            if let Inbound::Frame { from, bytes } = self.next().await {
+            if let Inbound::Frame { from, bytes, .. } = self.next().await {
                 return (from, bytes);
             }
         }

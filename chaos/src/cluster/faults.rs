@@ -1,0 +1,204 @@
+//! Faults: what begins, what ends, and the end of them all.
+
+use anyhow::Result;
+use ratoon::raft::{ClientRequest, Input};
+use ratoon::types::NodeId;
+
+use super::calls::Origin;
+use super::{Ask, Event, World};
+
+/// Something that goes wrong, or comes right again.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    Crash,
+    Massacre,
+    Partition,
+    OneWay,
+    Clog,
+    Pause,
+    Clock,
+    Pull,
+    ByHand,
+    /// These links carry again.
+    Heal(Vec<(NodeId, NodeId)>),
+    /// These links are quick again.
+    Unclog(Vec<(NodeId, NodeId)>),
+}
+
+impl World {
+    /// Plans the first fault of each kind.
+    pub(super) fn plan_faults(&mut self) {
+        for fault in [
+            Fault::Crash,
+            Fault::Massacre,
+            Fault::Partition,
+            Fault::OneWay,
+            Fault::Clog,
+            Fault::Pause,
+            Fault::Clock,
+            Fault::Pull,
+            Fault::ByHand,
+        ] {
+            self.plan_fault(fault);
+        }
+    }
+
+    fn plan_fault(&mut self, fault: Fault) {
+        let faults = &self.settings.faults;
+        let mean_ms = match fault {
+            Fault::Crash => faults.crash_ms,
+            Fault::Massacre => faults.massacre_ms,
+            Fault::Partition => faults.partition_ms,
+            Fault::OneWay => faults.one_way_ms,
+            Fault::Clog => faults.clog_ms,
+            Fault::Pause => faults.pause_ms,
+            Fault::Clock => faults.clock_ms,
+            Fault::Pull => faults.pull_ms,
+            Fault::ByHand => faults.by_hand_ms,
+            Fault::Heal(_) | Fault::Unclog(_) => 0,
+        };
+        if mean_ms > 0 {
+            let delay = self.random.interval(mean_ms * 1000);
+            self.push(delay, Event::Fault(fault));
+        }
+    }
+
+    pub(super) fn fault(&mut self, fault: Fault) -> Result<()> {
+        if self.calm {
+            return Ok(());
+        }
+        self.trace.say(self.now_us, NodeId(0), || format!("fault: {fault:?}"));
+        self.plan_fault(fault.clone());
+        let nodes: Vec<NodeId> = self.machines.keys().copied().collect();
+        match fault {
+            Fault::Crash => {
+                let node = *self.random.pick(&nodes);
+                self.crash_for_a_while(node)?;
+            }
+            Fault::Massacre => {
+                let share = *self.random.pick(&[300, 600, 1000]);
+                for node in nodes {
+                    if self.random.chance(share) {
+                        self.crash_for_a_while(node)?;
+                    }
+                }
+            }
+            Fault::Partition => {
+                let side: Vec<bool> = nodes.iter().map(|_| self.random.chance(500)).collect();
+                let mut links = Vec::new();
+                for (one, first) in nodes.iter().zip(&side) {
+                    let others = nodes.iter().zip(&side).filter(|(_, second)| *second != first);
+                    links.extend(others.map(|(other, _)| (*one, *other)));
+                }
+                self.cut(links);
+            }
+            Fault::OneWay => {
+                let links = self.some_links(&nodes);
+                self.cut(links);
+            }
+            Fault::Clog => {
+                let links = self.some_links(&nodes);
+                for (from, to) in &links {
+                    let delay = self.random.magnitude(10_000, 2_000_000);
+                    self.network.clog(*from, *to, delay);
+                }
+                let length = self.fault_length();
+                self.push(length, Event::Fault(Fault::Unclog(links)));
+            }
+            Fault::Pause => {
+                let node = *self.random.pick(&nodes);
+                let until = self.now_us + self.fault_length();
+                self.machine_mut(node).paused_until_us = until;
+                self.figures.pauses += 1;
+            }
+            Fault::Clock => {
+                let node = *self.random.pick(&nodes);
+                let jump = self.random.magnitude(1, 3_600_000) as i64;
+                let jump = if self.random.chance(500) { jump } else { -jump };
+                self.machine_mut(node).skew_ms = jump;
+            }
+            Fault::Pull => self.disturb_a_pull()?,
+            Fault::ByHand => {
+                let node = *self.random.pick(&nodes);
+                self.do_by_hand(node);
+            }
+            Fault::Heal(links) => {
+                links.into_iter().for_each(|(from, to)| self.network.heal(from, to))
+            }
+            Fault::Unclog(links) => {
+                links.into_iter().for_each(|(from, to)| self.network.unclog(from, to));
+            }
+        }
+        Ok(())
+    }
+
+    /// All faults end, and whoever is down comes back.
+    pub fn calm_down(&mut self) {
+        self.calm = true;
+        self.network.calm_down();
+        let nodes: Vec<NodeId> = self.machines.keys().copied().collect();
+        for node in nodes {
+            let now_us = self.now_us;
+            let machine = self.machine_mut(node);
+            machine.paused_until_us = machine.paused_until_us.min(now_us + 1_000_000);
+            machine.skew_ms = 0;
+            self.boot_after(node, 100_000);
+        }
+    }
+
+    fn fault_length(&mut self) -> u64 {
+        self.random.interval(self.settings.faults.length_ms * 1000)
+    }
+
+    fn crash_for_a_while(&mut self, node: NodeId) -> Result<()> {
+        self.crash(node)?;
+        let length = self.fault_length();
+        self.boot_after(node, length);
+        Ok(())
+    }
+
+    fn some_links(&mut self, nodes: &[NodeId]) -> Vec<(NodeId, NodeId)> {
+        let count = 1 + self.random.below(2 * nodes.len() as u64);
+        let mut links = Vec::new();
+        for _ in 0..count {
+            let link = (*self.random.pick(nodes), *self.random.pick(nodes));
+            if link.0 != link.1 {
+                links.push(link);
+            }
+        }
+        links
+    }
+
+    pub(super) fn cut(&mut self, links: Vec<(NodeId, NodeId)>) {
+        let new = links.iter().filter(|(from, to)| self.network.cut(*from, *to)).count();
+        self.figures.cuts += new as u64;
+        let length = self.fault_length();
+        self.push(length, Event::Fault(Fault::Heal(links)));
+    }
+
+    /// The receiver or the source of a pull crashes, or the link between them fails.
+    fn disturb_a_pull(&mut self) -> Result<()> {
+        let pulls = self.running_pulls();
+        if pulls.is_empty() {
+            return Ok(());
+        }
+        let (receiver, source) = *self.random.pick(&pulls);
+        match self.random.below(3) {
+            0 => self.crash_for_a_while(receiver)?,
+            1 => self.crash_for_a_while(source)?,
+            _ => self.cut(vec![(receiver, source), (source, receiver)]),
+        }
+        Ok(())
+    }
+
+    fn do_by_hand(&mut self, node: NodeId) {
+        let request = match self.random.chance(500) {
+            true => ClientRequest::CompactLog,
+            false => ClientRequest::BuildSnapshot,
+        };
+        let now_us = self.now_us;
+        let Some(process) = &mut self.machine_mut(node).process else { return };
+        let waiter = process.add_waiter(Origin::Nobody, Ask::Request(request.clone()), now_us);
+        self.report(node, Input::Client { waiter, request, forwarded: false });
+    }
+}

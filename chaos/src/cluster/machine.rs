@@ -1,0 +1,179 @@
+//! One machine: its disk, which survives crashes, and its process, which does not.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use ratoon::manifest::Manifest;
+use ratoon::raft::{Core, Input, InstallPlan, LogStart, LogWrite, Offer, Waiter};
+use ratoon::state::State;
+use ratoon::storage::memory::{MemoryCheckpoint, MemoryLog, MemoryState};
+use ratoon::types::{Committed, Index, Node, NodeId, Now, Pin, SnapshotId};
+
+use super::calls::Origin;
+use super::snapshots::{Puller, Staged};
+use super::tasks::Task;
+use super::{Ask, EPOCH_MS};
+
+/// See the module.
+pub struct Machine {
+    pub disk: Disk,
+    pub process: Option<Process>,
+    /// Counts the lives of the process.
+    pub incarnation: u64,
+    /// The process is stopped until then.
+    pub paused_until_us: u64,
+    /// How far the wall clock is off.
+    pub skew_ms: i64,
+    /// Microseconds between two ticks of this machine's clock.
+    pub tick_us: u64,
+    /// It was removed from the cluster, or turned away: it never boots again.
+    pub is_retired: bool,
+    /// A boot is under way.
+    pub boots_at_us: Option<u64>,
+}
+
+/// What survives a crash.
+pub struct Disk {
+    pub log: MemoryLog,
+    /// Index of the last entry that is certainly durable.
+    pub synced_last: Index,
+    pub current: Option<u64>,
+    pub generations: BTreeMap<u64, MemoryState>,
+    /// An install that has begun.
+    pub plan: Option<InstallPlan>,
+    pub snapshots: BTreeMap<SnapshotId, Arc<Stored>>,
+    pub staged: Option<Staged>,
+    /// Nodes it was told of when it enrolled.
+    pub seeds: BTreeSet<NodeId>,
+}
+
+/// A snapshot in the store.
+pub struct Stored {
+    pub offer: Offer,
+    pub manifest: Manifest,
+    pub encoded: bytes::Bytes,
+    pub checkpoint: MemoryCheckpoint,
+}
+
+/// What a crash ends.
+pub struct Process {
+    pub core: Core,
+    pub inbox: VecDeque<Input>,
+    /// A wake-up is on its way.
+    pub awake: bool,
+    pub log_jobs: VecDeque<LogJob>,
+    pub log_work: Option<LogWork>,
+    pub apply_jobs: VecDeque<ApplyJob>,
+    pub apply_work: Option<ApplyWork>,
+    pub state: Option<State>,
+    pub live: Option<(u64, MemoryState)>,
+    pub prepared: Option<(u64, MemoryState, State)>,
+    pub nodes: Vec<Node>,
+    pub pins: Vec<Pin>,
+    /// Nodes whose address is known.
+    pub addresses: BTreeSet<NodeId>,
+    pub waiters: BTreeMap<Waiter, Waiting>,
+    pub next_waiter: Waiter,
+    /// Calls under way, and whose they are.
+    pub calls: BTreeMap<u64, CallFor>,
+    pub admission_attempts: usize,
+    pub puller: Puller,
+}
+
+/// Someone who waits for the core's answer.
+#[derive(Debug)]
+pub struct Waiting {
+    pub origin: Origin,
+    pub ask: Ask,
+    pub since_us: u64,
+}
+
+/// On whose behalf a call was made.
+pub enum CallFor {
+    /// A forwarded request of this waiter.
+    Waiter(Waiter),
+    /// This node asks for admission.
+    Admission,
+}
+
+/// Work for the log thread, done in order.
+pub enum LogJob {
+    Write(u64, LogWrite),
+    Compact(LogStart),
+    Install(InstallPlan),
+}
+
+/// What the log thread is doing.
+pub enum LogWork {
+    Sync(u64),
+    Compact(LogStart),
+}
+
+/// Work for the apply thread, done in order.
+pub enum ApplyJob {
+    Apply(u64, Vec<Committed>),
+    Install(InstallPlan),
+}
+
+/// What the apply thread is doing.
+pub enum ApplyWork {
+    Apply(u64, Vec<Committed>),
+    Install(InstallPlan, InstallStep),
+}
+
+/// The steps of an install, each durable by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InstallStep {
+    WritePlan,
+    ResetLog,
+    FlipCurrent,
+    RemovePlan,
+}
+
+/// What may happen inside a process.
+#[derive(Debug)]
+pub enum MachineEvent {
+    Tick,
+    Wake,
+    LogWork,
+    ApplyWork,
+    Task(Task),
+    CallTimeout(u64),
+    SeekAdmission,
+    Pull,
+}
+
+impl Machine {
+    /// The time as this machine reads it.
+    pub fn now(&self, now_us: u64) -> Now {
+        let monotonic_ms = now_us / 1000;
+        let unix_ms = (EPOCH_MS + monotonic_ms).saturating_add_signed(self.skew_ms);
+        Now { monotonic_ms, unix_ms }
+    }
+
+    /// When a pause ends that lasts now.
+    pub fn paused_until(&self, now_us: u64) -> Option<u64> {
+        (self.paused_until_us > now_us).then_some(self.paused_until_us)
+    }
+
+    /// The process; only to be called where it is known to live.
+    pub fn alive(&mut self) -> &mut Process {
+        self.process.as_mut().expect("events of a dead process are dropped")
+    }
+}
+
+impl Process {
+    /// A new waiter.
+    pub fn add_waiter(&mut self, origin: Origin, ask: Ask, since_us: u64) -> Waiter {
+        self.next_waiter += 1;
+        self.waiters.insert(self.next_waiter, Waiting { origin, ask, since_us });
+        self.next_waiter
+    }
+
+    /// Whether frames and calls of a node are refused: it was removed.
+    pub fn is_stranger(&self, from: NodeId) -> bool {
+        let newest = self.nodes.iter().map(|node| node.id).max();
+        newest.is_some_and(|newest| from <= newest)
+            && !self.nodes.iter().any(|node| node.id == from)
+    }
+}
