@@ -211,11 +211,12 @@ impl Core {
         };
         core.outputs.push_back(Output::Pins(core.pins.clone()));
         core.outputs.push_back(Output::Nodes(core.nodes.clone()));
-        if core.conf_state.voters == [core.config.node.0] {
+        core.advance(now)?;
+        if core.conf_state.voters == [core.config.node.0] && core.may_campaign() {
             // Nobody else can lead: no need to wait out an election timeout.
             core.raw.campaign().map_err(|e| core.raft_error("campaigning alone", e))?;
+            core.advance(now)?;
         }
-        core.advance(now)?;
         Ok(core)
     }
 
@@ -276,7 +277,7 @@ impl Core {
                 self.process_ready()?;
                 // A new leader proposes what waited for one.
                 self.note_standing();
-                if !self.raw.has_ready() {
+                if !self.has_more_to_say() {
                     break;
                 }
             }
@@ -341,7 +342,12 @@ impl Core {
     fn handle_tick(&mut self) {
         self.expire_clients();
         if self.install.is_idle() {
-            self.raw.tick();
+            let raft = &self.raw.raft;
+            let campaigns = raft.state != StateRole::Leader
+                && raft.election_elapsed + 1 >= raft.randomized_election_timeout();
+            if !campaigns || self.may_campaign() {
+                self.raw.tick();
+            }
             self.repeat_transfer();
             self.tick_receivers();
             self.tick_compaction();
@@ -367,6 +373,7 @@ impl Core {
             T::MsgSnapshot => return self.handle_snapshot_message(from, message, bytes.len()),
             // Forwarding of proposals and of leadership transfers goes through `Output::Forward`.
             T::MsgPropose | T::MsgTransferLeader => return,
+            T::MsgTimeoutNow if !self.may_campaign() => return,
             _ => {}
         }
         let kind = message.get_msg_type();
@@ -420,7 +427,15 @@ impl Core {
         mixed ^= mixed >> 31;
         let ticks = self.config.election_ticks;
         let drawn = ticks + (mixed % ticks as u64) as usize;
+        let drawn = if self.may_campaign() { drawn } else { 2 * ticks - 1 };
         self.raw.raft.set_randomized_election_timeout(drawn);
+    }
+
+    /// A campaign begins with a search for membership changes in all that is committed and not
+    /// applied, read at once. While that may be more than is handed out, none is begun: the last tick
+    /// before it is left out, and the timeout is long enough that this node may vote for others.
+    fn may_campaign(&self) -> bool {
+        !self.pending.is_full()
     }
 
     /// Tells of changes of role, term, leader and membership.

@@ -59,6 +59,11 @@ impl Pending {
         self.asked_commit = hard_state.commit;
     }
 
+    /// Whether so much waits to be applied that no more is handed out.
+    pub fn is_full(&self) -> bool {
+        self.applying_bytes as u64 >= 4 * limits::COMMITTED_BYTES_PER_READY_MAX
+    }
+
     fn note_applied(&mut self, index: Index) {
         while let Some(&(last, bytes)) = self.applying.front() {
             if last > index {
@@ -72,9 +77,12 @@ impl Pending {
 
 impl Core {
     pub(super) fn process_ready(&mut self) -> Result<(), Halt> {
-        while self.raw.has_ready() {
-            self.limit_hand_out();
+        while self.has_more_to_say() {
+            // raft-rs hands out committed entries with every Ready; while much waits to be applied
+            // it finds none.
+            self.raw.mut_store().withhold_entries(self.pending.is_full());
             let mut ready = self.raw.ready();
+            self.raw.mut_store().withhold_entries(false);
             assert!(ready.snapshot().get_metadata().index == 0, "a snapshot outside an install");
             let number = ready.number();
             let read_states = ready.take_read_states();
@@ -114,12 +122,15 @@ impl Core {
         Ok(())
     }
 
-    /// raft-rs hands out committed entries whenever asked; while much waits to be applied, it gets
-    /// a limit that yields one entry at a time.
-    fn limit_hand_out(&mut self) {
-        let full = self.pending.applying_bytes as u64 >= 4 * limits::COMMITTED_BYTES_PER_READY_MAX;
-        let limit = if full { 0 } else { limits::COMMITTED_BYTES_PER_READY_MAX };
-        self.raw.raft.set_max_committed_size_per_ready(limit);
+    /// Whether a Ready would hold anything. Committed entries alone wait while there is no room for
+    /// them; the report of what was applied brings the next chance.
+    pub(super) fn has_more_to_say(&self) -> bool {
+        let raft = &self.raw.raft;
+        self.raw.has_ready()
+            && (!self.pending.is_full()
+                || !raft.msgs.is_empty()
+                || !raft.read_states.is_empty()
+                || !raft.raft_log.unstable_entries().is_empty())
     }
 
     fn ask_to_persist(&mut self, number: u64, entries: &[Entry]) {
