@@ -374,6 +374,7 @@ impl Core {
             // Forwarding of proposals and of leadership transfers goes through `Output::Forward`.
             T::MsgPropose | T::MsgTransferLeader => return,
             T::MsgTimeoutNow if !self.may_campaign() => return,
+            T::MsgAppendResponse if self.is_stale_rejection(&message) => return,
             _ => {}
         }
         let kind = message.get_msg_type();
@@ -384,6 +385,14 @@ impl Core {
         if kind == T::MsgAppendResponse {
             self.resume_receiver(from);
         }
+    }
+
+    /// A peer refuses entries after one that it has confirmed since: the refusal came twice or late.
+    /// raft-rs 0.7 would move its next index behind what is known to match.
+    fn is_stale_rejection(&self, message: &eraftpb::Message) -> bool {
+        message.reject
+            && message.term == self.raw.raft.term
+            && self.raw.raft.prs().get(message.from).is_some_and(|p| message.index <= p.matched)
     }
 
     fn refuse_message(&self, from: NodeId, error: &WireError) {
