@@ -18,6 +18,9 @@ mod offers;
 mod ready;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub use self::core::{Boot, Config, Core, Halt};
 pub use io::{
     Answer, AppliedReply, ClientRequest, Input, InstallPlan, Offer, Output, SnapshotMeta, Standing,

@@ -1,0 +1,91 @@
+//! Messages that come twice, late, or never.
+
+use raft::ProgressState;
+use raft::eraftpb::MessageType;
+
+use super::cluster::{Cluster, Letter};
+use crate::raft::Input;
+use crate::types::{NodeId, Role};
+
+#[test]
+fn a_read_index_that_raft_dropped_in_silence_is_asked_for_again() {
+    let mut cluster = Cluster::of(3);
+    cluster.lost = vec![MessageType::MsgReadIndex];
+    let waiter = cluster.read(2);
+    cluster.ticks(3);
+    assert!(!cluster.machine(2).reads.contains_key(&waiter));
+    cluster.lost.clear();
+    cluster.ticks(10);
+    assert!(cluster.machine(2).reads.contains_key(&waiter), "nobody had to ask twice");
+}
+
+#[test]
+fn an_answer_to_a_read_of_an_earlier_start_is_not_taken() {
+    let mut cluster = Cluster::of(3);
+    let first = cluster.read(2);
+    assert!(cluster.machine(2).reads.contains_key(&first));
+    let answer = cluster.sent.iter().rev().find_map(|(_, to, letter)| match letter {
+        Letter::Raft(m) if *to == 2 && m.get_msg_type() == MessageType::MsgReadIndexResp => {
+            Some(m.clone())
+        }
+        _ => None,
+    });
+    cluster.crash(2);
+    cluster.start(2);
+    cluster.ticks(10);
+    // Counters begin anew with each start, so the context must tell the starts apart.
+    cluster.lost = vec![MessageType::MsgReadIndex];
+    let second = cluster.read(2);
+    cluster.deliver(1, 2, &answer.unwrap());
+    assert!(!cluster.machine(2).reads.contains_key(&second));
+    cluster.lost.clear();
+    cluster.ticks(10);
+    assert!(cluster.machine(2).reads.contains_key(&second));
+}
+
+#[test]
+fn a_rejection_that_comes_twice_takes_no_peer_back_behind_what_it_has() {
+    let mut cluster = Cluster::of(3);
+    cluster.write(1, 10, 10);
+    let matched = cluster.peer(1, 3).matched;
+    // From when the leader had just begun to probe: 'I end at 4'.
+    let mut rejection = raft::eraftpb::Message::default();
+    rejection.set_msg_type(MessageType::MsgAppendResponse);
+    (rejection.from, rejection.to) = (3, 1);
+    rejection.term = cluster.core(1).raw.raft.term;
+    (rejection.index, rejection.reject, rejection.reject_hint) = (matched, true, 4);
+    cluster.cut.extend([(1, 3), (3, 1)]);
+    cluster.tell(1, Input::Unreachable(NodeId(3)));
+    assert_eq!(cluster.peer(1, 3).state, ProgressState::Probe);
+    cluster.deliver(3, 1, &rejection);
+    let peer = cluster.peer(1, 3);
+    assert!(peer.next_idx > peer.matched, "next {} <= matched {}", peer.next_idx, peer.matched);
+    cluster.cut.clear();
+    cluster.write(1, 3, 10);
+    cluster.ticks(10);
+    assert_eq!(cluster.peer(1, 3).state, ProgressState::Replicate);
+    cluster.assert_equal(3, 1);
+}
+
+#[test]
+fn a_node_far_behind_in_applying_does_not_campaign() {
+    // raft-rs would read all that is committed and not applied, at once, to look for a membership
+    // change in it.
+    let mut cluster = Cluster::of(3);
+    cluster.hold(3, super::cluster::Task::Apply);
+    cluster.write(1, 100, 1 << 20);
+    let term = cluster.core(3).raw.raft.term;
+    let behind = cluster.core(3).commit_index() - cluster.core(3).applied_index();
+    assert!(behind >= 100, "{behind}");
+    let mut now = raft::eraftpb::Message::default();
+    now.set_msg_type(MessageType::MsgTimeoutNow);
+    (now.from, now.to, now.term) = (1, 3, term);
+    cluster.deliver(1, 3, &now);
+    cluster.cut.extend([(1, 3), (3, 1), (2, 3), (3, 2)]);
+    cluster.ticks(60);
+    assert_eq!(cluster.core(3).raw.raft.term, term);
+    assert_eq!(cluster.core(3).standing().role, Role::Follower);
+    cluster.release(3, super::cluster::Task::Apply);
+    cluster.ticks(60);
+    assert_eq!(cluster.core(3).standing().role, Role::Candidate, "once it has caught up it does");
+}
