@@ -253,10 +253,6 @@ impl Driver {
                 debug!(self.logger, "a pull request broke"; "reason" => failure);
             }
         }
-        // Those that come a thousand times a second need not be seen one by one.
-        if !matches!(input, Input::Data { .. } | Input::Frame { .. } | Input::Disk { .. }) {
-            self.status_due_ms = 0;
-        }
         let now = self.clock.now();
         self.machine.handle(now, input);
         self.carry_out(now, dialled);

@@ -205,7 +205,8 @@ async fn cuts_and_a_killed_receiver_cost_at_most_a_chunk_a_stream() {
     let parts = sink.durable().await;
     assert_eq!(fs::read(parts.join("000012.sst")).unwrap(), source.content);
     let status = sink.receiver.status().unwrap();
-    assert!(status.resumes >= 2, "{status:?}");
+    // A kill forgets what was counted since the last record, and no staged byte.
+    assert!(status.resumes >= 1 && status.resumed_from_bytes > 8 * MIB as u64, "{status:?}");
     assert!(status.resent_bytes <= 3 * 4 * MIB as u64, "{status:?}");
     assert!(status.received_bytes < 30 * MIB as u64, "{status:?}");
 }
