@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::limits::MIB;
 use crate::state::{ContentDigest, DigestRun, State, StateError};
 use crate::storage::{Generation, StateDb};
-use crate::types::Index;
+use crate::types::{Index, SnapshotId};
 
 /// The state database that reads are served from. None before a joiner's first install.
 #[derive(Default)]
@@ -36,23 +36,25 @@ impl Live {
 /// A generation opened and checked, waiting for raft to take its snapshot.
 #[derive(Default)]
 pub(super) struct Prepared {
-    slot: Mutex<Option<(u64, StateDb, State)>>,
+    slot: Mutex<Option<(SnapshotId, u64, StateDb, State)>>,
 }
 
 impl Prepared {
-    pub fn put(&self, generation: u64, db: StateDb, state: State) {
+    pub fn put(&self, id: SnapshotId, generation: u64, db: StateDb, state: State) {
         *self.slot.lock().expect("no code panics while it holds this lock") =
-            Some((generation, db, state));
+            Some((id, generation, db, state));
     }
 
     pub fn take(&self, generation: u64) -> Option<(StateDb, State)> {
         let mut slot = self.slot.lock().expect("no code panics while it holds this lock");
-        slot.take_if(|(prepared, _, _)| *prepared == generation).map(|(_, db, state)| (db, state))
+        slot.take_if(|(_, prepared, ..)| *prepared == generation)
+            .map(|(_, _, db, state)| (db, state))
     }
 
-    /// Closes whatever is prepared.
-    pub fn clear(&self) {
-        *self.slot.lock().expect("no code panics while it holds this lock") = None;
+    /// Closes what is prepared, if it is this snapshot.
+    pub fn clear(&self, id: SnapshotId) {
+        let mut slot = self.slot.lock().expect("no code panics while it holds this lock");
+        slot.take_if(|(prepared, ..)| *prepared == id);
     }
 }
 

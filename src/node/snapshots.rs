@@ -259,7 +259,7 @@ impl Snapshots {
         self.note_told(told);
         let shared = shared.clone();
         shared.runtime.clone().spawn_blocking(move || {
-            shared.prepared.clear();
+            shared.prepared.clear(id);
             shared.snapshots.remove_embedded(id);
         });
     }
@@ -475,7 +475,6 @@ fn offer(store: &DiskSnapshotStore, meta: &SnapshotMeta) -> Option<Offer> {
 fn prepare(shared: &Shared, id: SnapshotId) -> Result<u64, String> {
     let (manifest, parts) =
         shared.snapshots.lock().durable.get(&id).cloned().ok_or("its parts are not known")?;
-    shared.prepared.clear();
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let (generation, directory) = shared.data.next_generation().map_err(|e| text(&e))?;
     std::fs::create_dir(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
@@ -491,7 +490,7 @@ fn prepare(shared: &Shared, id: SnapshotId) -> Result<u64, String> {
     if state.cluster() != shared.identity.cluster() {
         return Err(format!("it is of cluster {}", state.cluster()));
     }
-    shared.prepared.put(generation.0, db, state);
+    shared.prepared.put(id, generation.0, db, state);
     Ok(generation.0)
 }
 

@@ -252,6 +252,10 @@ impl Node {
             Ok(())
         });
         joined.await.map_err(|e| NodeError::Thread("stop", e.to_string()))??;
+        if let Ok(error) = self.failures.try_recv() {
+            // A thread failed while the doors were closing.
+            return Err(error);
+        }
         shared.waiters.abandon();
         shared.peers.shutdown().await;
         shared.snapshots.shutdown().await;

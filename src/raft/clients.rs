@@ -177,7 +177,11 @@ impl Core {
 
     fn await_index(&mut self, waiter: Waiter, index: Index) {
         let proposed = Proposed { term: self.raw.raft.term, waiter, deadline_ms: self.deadline() };
-        self.clients.proposed.insert(index, proposed);
+        // This node led before, proposed for the same place, and lost it: elsewhere that entry may
+        // still be committed.
+        if let Some(previous) = self.clients.proposed.insert(index, proposed) {
+            self.answer(previous.waiter, Err(unknown("leadership moved before it was committed")));
+        }
     }
 
     /// Appends a command to the log; its index is the answer.
@@ -308,6 +312,11 @@ impl Core {
                     .hint("`ratoon node list` shows the voters");
             return self.answer(waiter, Err(failure));
         }
+        if !self.may_lead(to) {
+            let failure = Failure::new(Code::NotCaughtUp, format!("node {to} is down or lags"))
+                .hint("while leadership moves no write gets through, so the target must be ready");
+            return self.answer(waiter, Err(failure));
+        }
         let deadline_ms = self.deadline();
         if let Some(previous) = self.clients.transfer.replace(Transfer { to, waiter, deadline_ms })
         {
@@ -416,9 +425,14 @@ impl Core {
     /// membership change to apply first. Until its deadline it is tried again.
     pub(super) fn repeat_transfer(&mut self) {
         let Some(to) = self.clients.transfer.as_ref().map(|transfer| transfer.to) else { return };
-        if self.leads() && self.raw.raft.lead_transferee.is_none() {
+        if self.leads() && self.raw.raft.lead_transferee.is_none() && self.may_lead(to) {
             self.raw.transfer_leader(to.0);
         }
+    }
+
+    /// Whether a voter answers and is near the commit index.
+    fn may_lead(&self, node: NodeId) -> bool {
+        self.conf_state.voters.contains(&node.0) && self.is_caught_up(node)
     }
 
     /// Gives up on what waited too long.

@@ -15,7 +15,7 @@ use super::clients::Clients;
 use super::compaction::Compaction;
 use super::install::Install;
 use super::io::{Input, Offer, Output, Standing};
-use super::log_view::{ColdRead, LogView};
+use super::log_view::LogView;
 use super::offers::Receivers;
 use super::ready::Pending;
 use super::wire::{WireError, conf_state_from_raft, decode_message};
@@ -132,7 +132,6 @@ pub struct Core {
     pub(super) receivers: Receivers,
     pub(super) compaction: Compaction,
     pub(super) install: Install,
-    cold_reads: Vec<ColdRead>,
     standing: Standing,
     /// Commit times this leader stamps: the local clock when it was elected, then its monotonic one.
     pub(super) leader_clock: Option<LeaderClock>,
@@ -185,7 +184,6 @@ impl Core {
             receivers: Receivers::default(),
             compaction: Compaction::new(boot.applied, boot.log_bytes, boot.state_bytes),
             install: Install::default(),
-            cold_reads: Vec::new(),
             standing: Standing {
                 role: Role::Enrolled,
                 term: 0,
@@ -401,31 +399,17 @@ impl Core {
     }
 
     fn queue_cold_reads(&mut self) {
-        for read in self.raw.store().take_cold_reads() {
-            self.outputs.push_back(Output::FetchEntries {
-                ticket: read.ticket,
-                from: read.from,
-                to: read.to,
-                max_bytes: read.max_bytes,
-            });
-            self.cold_reads.push(read);
+        for (ticket, from, to, max_bytes) in self.raw.store().ask_cold_reads() {
+            self.outputs.push_back(Output::FetchEntries { ticket, from, to, max_bytes });
         }
     }
 
     fn handle_entries_fetched(&mut self, ticket: u64, entries: &[super::LogEntry]) {
-        let Some(at) = self.cold_reads.iter().position(|read| read.ticket == ticket) else {
-            return;
-        };
-        let read = self.cold_reads.swap_remove(at);
+        let Some(context) = self.raw.store().finish_cold_read(ticket) else { return };
         if self.install.is_idle() {
             self.raw.store().put_fetched(entries);
-            self.raw.on_entries_fetched(read.context);
+            self.raw.on_entries_fetched(context);
         }
-    }
-
-    /// Reads that a snapshot made pointless.
-    pub(super) fn drop_cold_reads(&mut self) {
-        self.cold_reads.clear();
     }
 
     /// raft-rs draws election timeouts from an ambient random generator; a run must replay.
@@ -490,6 +474,7 @@ impl Core {
     fn cease_to_lead(&mut self) {
         self.leader_clock = None;
         self.receivers.cease_to_lead();
+        self.raw.store().void_cold_reads();
         self.raw.mut_store().offering.leased.clear();
     }
 

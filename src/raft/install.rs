@@ -22,8 +22,9 @@ const DURABLE_MAX: usize = 4;
 /// Where the install of a snapshot stands.
 #[derive(Default)]
 pub(super) struct Install {
-    /// Whole on disk, being linked into a generation.
+    /// Whole on disk. One at a time is linked into a generation.
     durable: BTreeMap<SnapshotId, SnapshotMeta>,
+    preparing: Option<SnapshotId>,
     phase: Phase,
 }
 
@@ -41,6 +42,16 @@ enum Phase {
 }
 
 impl Install {
+    /// Whether this snapshot is past being durable.
+    fn holds(&self, id: SnapshotId) -> bool {
+        match &self.phase {
+            Phase::Idle => false,
+            Phase::Prepared(meta, _) | Phase::Draining(meta, _) | Phase::Stepped(meta, ..) => {
+                meta.id == id
+            }
+        }
+    }
+
     /// Whether raft runs as usual.
     pub fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Idle | Phase::Prepared(..))
@@ -100,34 +111,54 @@ impl Core {
     }
 
     pub(super) fn handle_snapshot_durable(&mut self, meta: SnapshotMeta) {
-        let useful = meta.index > self.commit_index()
-            && meta.conf_state.contains(self.config.node)
-            && matches!(self.install.phase, Phase::Idle)
-            && self.install.durable.len() < DURABLE_MAX;
-        if !useful {
-            return self.discard(meta.id, meta.index, "the log has caught up");
+        if self.install.holds(meta.id) || self.install.durable.contains_key(&meta.id) {
+            // Told again.
+            return;
         }
-        let id = meta.id;
-        self.install.durable.insert(id, meta);
-        self.outputs.push_back(Output::PrepareSnapshot { id });
+        if self.install.durable.len() >= DURABLE_MAX {
+            return self.discard(meta.id, meta.index, "too many snapshots wait to be installed");
+        }
+        self.install.durable.insert(meta.id, meta);
+        self.prepare_next();
+    }
+
+    /// Has the newest durable snapshot prepared, unless another is on its way in. Those that are not
+    /// needed go.
+    fn prepare_next(&mut self) {
+        if self.install.preparing.is_some() || !matches!(self.install.phase, Phase::Idle) {
+            return;
+        }
+        let committed = self.commit_index();
+        let node = self.config.node;
+        let needed = |meta: &SnapshotMeta| meta.index > committed && meta.conf_state.contains(node);
+        let useless: Vec<SnapshotMeta> =
+            self.install.durable.values().filter(|meta| !needed(meta)).cloned().collect();
+        for meta in useless {
+            self.install.durable.remove(&meta.id);
+            self.discard(meta.id, meta.index, "the log has caught up");
+        }
+        let newest = self.install.durable.values().max_by_key(|meta| meta.index);
+        if let Some(id) = newest.map(|meta| meta.id) {
+            self.install.preparing = Some(id);
+            self.outputs.push_back(Output::PrepareSnapshot { id });
+        }
     }
 
     pub(super) fn handle_prepare_failed(&mut self, id: SnapshotId, reason: &str) {
+        self.install.preparing.take_if(|preparing| *preparing == id);
         if let Some(meta) = self.install.durable.remove(&id) {
             slog::error!(self.logger, "a pulled snapshot cannot be used"; "error" => reason,
                 "snapshot" => %id);
             self.discard(id, meta.index, reason);
         }
+        self.prepare_next();
     }
 
     pub(super) fn handle_snapshot_prepared(&mut self, id: SnapshotId, generation: u64) {
         assert!(generation > self.generation, "generations grow");
-        let Some(meta) = self.install.durable.remove(&id) else { return };
-        if matches!(self.install.phase, Phase::Idle) {
-            self.install.phase = Phase::Prepared(meta, generation);
-        } else {
-            self.discard(id, meta.index, "another snapshot is being installed");
-        }
+        assert_eq!(self.install.preparing.take(), Some(id), "one snapshot is prepared at a time");
+        let meta = self.install.durable.remove(&id).expect("what is prepared is durable");
+        self.install.phase = Phase::Prepared(meta, generation);
     }
 
     pub(super) fn handle_pull_failed(&mut self, id: SnapshotId, index: Index, reason: String) {
@@ -159,6 +190,7 @@ impl Core {
                 let (id, index) = (meta.id, meta.index);
                 self.install.phase = Phase::Idle;
                 self.discard(id, index, "the log has caught up");
+                self.prepare_next();
                 return Ok(());
             }
             // Only a follower of a known leader may step a snapshot.
@@ -199,6 +231,7 @@ impl Core {
         if self.raw.snap().is_none_or(|snapshot| snapshot.get_metadata().index != meta.index) {
             // The log caught up, or this node has left the configuration meanwhile.
             self.discard(meta.id, meta.index, "raft does not take it");
+            self.prepare_next();
             return Ok(());
         }
         let ready = self.raw.ready();
@@ -240,7 +273,6 @@ impl Core {
         self.conf_state = meta.conf_state.clone();
         self.set_nodes(nodes);
         self.compaction.note_installed(meta.index);
-        self.drop_cold_reads();
         self.set_pins(pins);
         let messages = at_once.into_iter().chain(after_write).chain(light.take_messages());
         messages.collect::<Vec<_>>().into_iter().for_each(|message| self.send_after(0, message));
@@ -248,6 +280,7 @@ impl Core {
         self.release_reads();
         self.outputs.push_back(Output::SnapshotInstalled { id: meta.id });
         self.report_to_leader(meta.id, meta.index, Ok(()));
+        self.prepare_next();
         Ok(())
     }
 }

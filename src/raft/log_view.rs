@@ -17,12 +17,14 @@ use crate::limits::ENTRY_CACHE_BYTES_MAX;
 use crate::types::{ClusterId, ConfState, Index, NodeId, SnapshotReference, SnapshotSource};
 
 /// A read of cold entries that raft-rs waits for.
-pub(super) struct ColdRead {
-    pub ticket: u64,
-    pub from: Index,
-    pub to: Index,
-    pub max_bytes: u64,
-    pub context: GetEntriesContext,
+struct ColdRead {
+    ticket: u64,
+    from: Index,
+    to: Index,
+    max_bytes: u64,
+    context: GetEntriesContext,
+    /// It has been handed out.
+    asked: bool,
 }
 
 /// What `Storage::snapshot` answers from.
@@ -96,7 +98,9 @@ impl LogView {
         let Some(first) = entries.first() else { return };
         assert!(first.index > self.start.index, "entry {} is compacted", first.index);
         assert!(first.index <= self.last() + 1, "hole before entry {}", first.index);
-        self.fetched.borrow_mut().retain(|from, list| from + (list.len() as u64) <= first.index);
+        if first.index <= self.last() {
+            self.void_cold_reads();
+        }
         if first.index < self.tail_first {
             // Everything in memory is replaced; the store still holds the old entries and is not
             // asked for them, since the tail begins at the first new one.
@@ -150,8 +154,7 @@ impl LogView {
         self.tail_bytes = 0;
         self.tail_first = start.index + 1;
         self.durable = start.index;
-        self.cold_reads.borrow_mut().clear();
-        self.fetched.borrow_mut().clear();
+        self.void_cold_reads();
     }
 
     /// While set, reads of entries find none. Only around a call that reads nothing but what it
@@ -164,8 +167,29 @@ impl LogView {
         self.snapshot_wanted.take()
     }
 
-    pub fn take_cold_reads(&self) -> Vec<ColdRead> {
-        std::mem::take(&mut *self.cold_reads.borrow_mut())
+    /// Reads to be done, each handed out once: ticket, from, to, bytes at most.
+    pub fn ask_cold_reads(&self) -> Vec<(u64, Index, Index, u64)> {
+        let mut reads = self.cold_reads.borrow_mut();
+        let unasked = reads.iter_mut().filter(|read| !read.asked);
+        let ask = |read: &mut ColdRead| {
+            read.asked = true;
+            (read.ticket, read.from, read.to, read.max_bytes)
+        };
+        unasked.map(ask).collect()
+    }
+
+    /// A read is done. None: it has been voided meanwhile, and what it read may be outdated.
+    pub fn finish_cold_read(&self, ticket: u64) -> Option<GetEntriesContext> {
+        let mut reads = self.cold_reads.borrow_mut();
+        let at = reads.iter().position(|read| read.ticket == ticket)?;
+        Some(reads.swap_remove(at).context)
+    }
+
+    /// Entries under way from the disk are not to be believed any more: the log changed behind
+    /// them, or this node leads no more.
+    pub fn void_cold_reads(&self) {
+        self.cold_reads.borrow_mut().clear();
+        self.fetched.borrow_mut().clear();
     }
 
     /// The log store failed; raft cannot go on.
@@ -213,11 +237,17 @@ impl LogView {
         Ok(entries)
     }
 
-    /// Queues a read off this thread, once per range.
+    /// Queues a read off this thread, unless one from there is under way. raft-rs asks again at each
+    /// answer of the follower; every read's end asks once more, so that a second read of the same
+    /// range would never cease to be one. Another follower at the same place asks again later.
     fn read_cold(&self, from: Index, to: Index, max_bytes: u64, context: GetEntriesContext) {
+        if self.cold_reads.borrow().iter().any(|read| read.from == from) {
+            return;
+        }
         let ticket = self.next_ticket.get();
         self.next_ticket.set(ticket + 1);
-        self.cold_reads.borrow_mut().push(ColdRead { ticket, from, to, max_bytes, context });
+        let read = ColdRead { ticket, from, to, max_bytes, context, asked: false };
+        self.cold_reads.borrow_mut().push(read);
     }
 }
 

@@ -58,7 +58,9 @@ impl Core {
         let now = self.now.monotonic_ms;
         self.receivers.known.entry(to).or_insert(Receiver { heard_ms: now, pull: None }).heard_ms =
             now;
-        if let Some(id) = id {
+        // A pin that names a snapshot moves on the receiver's word only: it may still pull that one.
+        let pinned = self.pins.iter().any(|pin| pin.receiver == to && pin.snapshot.is_some());
+        if let (Some(id), false) = (id, pinned) {
             self.set_pin(to, index, (id, self.config.node));
         }
         id
@@ -164,6 +166,10 @@ impl Core {
 
     /// Proposes to set or renew a pin, unless that was done a short while ago.
     fn set_pin(&mut self, receiver: NodeId, index: Index, snapshot: (SnapshotId, NodeId)) {
+        if index < self.raw.store().start().index {
+            // What it would hold is gone; it would only keep everybody from compacting further.
+            return;
+        }
         let same =
             self.pins.iter().any(|pin| pin.receiver == receiver && pin.snapshot == Some(snapshot));
         let interval = if same { self.config.pin_renewal_ms } else { 1000 };

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use protobuf::Message as _;
+use raft::StateRole;
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
 
 use super::core::{Core, Halt};
@@ -254,6 +255,13 @@ impl Core {
         let conf_state = self.raw.apply_conf_change(&change).map_err(|e| halt(e.to_string()))?;
         let conf_state = self.take_conf_state(&conf_state);
         self.conf_index = entry.index;
+        let leads = self.raw.raft.state == StateRole::Leader;
+        if leads && !conf_state.voters.contains(&self.config.node.0) {
+            // An earlier leader removed this one. raft-rs would go on leading without a progress of
+            // its own, and panic at the next write.
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, raft::INVALID_ID);
+        }
         Ok(Payload::ConfChange { context: change.take_context(), conf_state })
     }
 

@@ -266,22 +266,24 @@ impl LogStore for RaftLog {
         if from >= to {
             return Ok(Vec::new());
         }
-        let bounds = self.inner.bounds();
-        assert!(
-            from > bounds.start.index && to <= bounds.last + 1,
-            "entries {from}..{to} lie outside of {bounds:?}"
-        );
+        let outside = |bounds: LogBounds| {
+            let is_outside = from <= bounds.start.index || to > bounds.last + 1;
+            is_outside.then(|| LogError {
+                attempted: format!("reading entries {from}..{to} of the raft log"),
+                cause: format!("they were dropped meanwhile; now it has {bounds:?}"),
+            })
+        };
+        // A read off the raft thread may come after a compaction that was asked for later.
+        if let Some(error) = outside(self.inner.bounds()) {
+            return Err(error);
+        }
         match self.inner.entries(from, to, max_bytes) {
             Ok(entries) => Ok(entries),
             Err(_) => {
                 // Entries may have been dropped under our feet: ask again with no writer.
                 let _writer = self.inner.lock_writer()?;
-                let bounds = self.inner.bounds();
-                if from <= bounds.start.index || to > bounds.last + 1 {
-                    return Err(LogError {
-                        attempted: format!("reading entries {from}..{to} of the raft log"),
-                        cause: format!("they were dropped meanwhile; now it has {bounds:?}"),
-                    });
+                if let Some(error) = outside(self.inner.bounds()) {
+                    return Err(error);
                 }
                 Ok(self.inner.entries(from, to, max_bytes)?)
             }

@@ -57,6 +57,8 @@ pub(super) struct Pull {
     pub(super) finished_unix_ms: u64,
     pub(super) rate: RateMeter,
     pub(super) progress_due_ms: u64,
+    /// Bytes received when progress was last told.
+    pub(super) told_received_bytes: u64,
 
     // The source, see `link.rs`.
     pub(super) sources: Sources,
@@ -190,7 +192,13 @@ impl Receiver {
             && pull.progress_due_ms <= now.monotonic_ms
         {
             pull.progress_due_ms = now.monotonic_ms + PROGRESS_MS;
-            self.emit(Event::Progress(Box::new(status)));
+            // Only life is told: it renews the lease and the pins that every node honours. A pull
+            // that stands still, on a full disk for instance, must not hold them for ever.
+            let received = pull.counters.received;
+            let moved = std::mem::replace(&mut pull.told_received_bytes, received) != received;
+            if moved || pull.must_finish() || pull.queued_ahead.is_some() {
+                self.emit(Event::Progress(Box::new(status)));
+            }
         }
         self.advance(now);
     }
@@ -516,6 +524,7 @@ impl Pull {
             finished_unix_ms: 0,
             rate: RateMeter::default(),
             progress_due_ms: now.monotonic_ms + PROGRESS_MS,
+            told_received_bytes: 0,
             link: Link::Waiting { until_ms: now.monotonic_ms },
             backoff,
             last_progress_ms: now.monotonic_ms,
