@@ -156,6 +156,41 @@ fn a_wiped_node_comes_back_under_a_new_id() {
 }
 
 #[test]
+fn a_learner_that_read_of_its_own_addition_in_the_log_would_have_to_stop() {
+    // Why the log of a cluster begins after its first state, and every joiner with a snapshot: with
+    // an empty conf state raft-rs cannot apply its own addition ('removed all voters').
+    let mut cluster = Cluster::alone();
+    cluster.place(2);
+    let mut change = raft::eraftpb::ConfChangeV2::default();
+    let mut single = raft::eraftpb::ConfChangeSingle::default();
+    single.set_change_type(raft::eraftpb::ConfChangeType::AddLearnerNode);
+    single.node_id = 2;
+    change.mut_changes().push(single);
+    let mut entry = raft::eraftpb::Entry::default();
+    entry.set_entry_type(raft::eraftpb::EntryType::EntryConfChangeV2);
+    (entry.index, entry.term) = (1, 1);
+    entry.data = protobuf::Message::write_to_bytes(&change).unwrap().into();
+    let mut append = Message::default();
+    append.set_msg_type(MessageType::MsgAppend);
+    (append.from, append.to, append.term, append.commit) = (1, 2, 1, 1);
+    append.mut_entries().push(entry);
+    let bytes = crate::raft::wire::encode_message(&append);
+    let now = cluster.now;
+    let core = cluster.core(2);
+    core.handle(now, Input::Message { from: NodeId(1), bytes }).unwrap();
+    core.advance(now).unwrap();
+    let number = loop {
+        match core.poll_output().unwrap() {
+            Output::Persist { number, .. } => break number,
+            _ => continue,
+        }
+    };
+    core.handle(now, Input::Persisted { number, log_bytes: 0 }).unwrap();
+    let halt = core.advance(now).err().unwrap();
+    assert!(halt.to_string().contains("removed all voters"), "{halt}");
+}
+
+#[test]
 fn what_is_replayed_at_boot_is_handed_out_in_portions() {
     // raft-rs hands out committed entries as fast as it is asked, whatever waits already.
     let log = Log::new(LogStart { index: 1, term: 1 }, HardState { term: 1, vote: 0, commit: 1 });

@@ -77,6 +77,8 @@ fn a_node_far_behind_in_applying_does_not_campaign() {
     let term = cluster.core(3).raw.raft.term;
     let behind = cluster.core(3).commit_index() - cluster.core(3).applied_index();
     assert!(behind >= 100, "{behind}");
+    let handed_out: usize = cluster.machine(3).applies.iter().map(|(_, list)| list.len()).sum();
+    assert!(handed_out <= 90, "{handed_out} MiB wait to be applied at once");
     let mut now = raft::eraftpb::Message::default();
     now.set_msg_type(MessageType::MsgTimeoutNow);
     (now.from, now.to, now.term) = (1, 3, term);
