@@ -1,9 +1,11 @@
 //! What is here of a part: the judgement of staged bytes after a restart, the reuse of equal parts,
 //! and the check of whole ones.
 //!
-//! Synced chunks are believed by the record; newer ones by their CRC alone; a begun chunk keeps its
-//! beginning, whose CRC is judged at the chunk's end. A part from elsewhere is read whole before it
-//! is believed: equal names and file numbers mean nothing.
+//! Synced chunks are believed by the record, since the digest of their part is still to be checked;
+//! newer ones by their CRC alone; a begun chunk keeps its beginning, whose CRC is judged at the
+//! chunk's end. A part whose digest was checked before the restart is checked again: nothing looks
+//! at it after this. A part from elsewhere is read whole before it is believed: equal names and file
+//! numbers mean nothing.
 
 use std::fs::{self, File};
 use std::io;
@@ -60,7 +62,10 @@ impl StagedPull {
         let file = open_part_file(&self.path(part))?;
         let known = &self.manifest.parts[part as usize];
         let length = file.metadata()?.len();
-        if recorded.verified && length == known.bytes {
+        if recorded.verified
+            && length == known.bytes
+            && sum_file(&file, self.manifest.chunk_bytes)?.digest == known.digest
+        {
             return Ok(Finding::Verified(Origin::Here));
         }
         let mut chunks = ChunkSet::new(self.manifest.chunks(part));
@@ -68,8 +73,10 @@ impl StagedPull {
         let mut buffer = vec![0; self.manifest.chunk_bytes as usize];
         for chunk in 0..chunks.len() {
             let (offset, bytes) = self.manifest.chunk_bounds(part, chunk);
-            let is_synced =
-                recorded.complete || recorded.chunks.as_ref().is_some_and(|c| c.contains(chunk));
+            // What was verified and is not any more has rotted: only the CRCs tell where.
+            let is_synced = !recorded.verified
+                && (recorded.complete
+                    || recorded.chunks.as_ref().is_some_and(|c| c.contains(chunk)));
             if is_synced && offset + u64::from(bytes) <= length {
                 chunks.insert(chunk);
                 continue;

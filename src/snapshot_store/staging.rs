@@ -19,8 +19,8 @@ use slog::{Logger, warn};
 use super::StoreError;
 use super::disk::{MANIFEST_FILE, PARTS_DIRECTORY, check_lengths};
 use super::files::{
-    FreeBytes, free_bytes, link_parts, read_bounded, remove_directory, sync_directory, sync_files,
-    write_atomically,
+    FreeBytes, free_bytes, link_parts, open_part_file, read_bounded, remove_directory, sum_file,
+    sync_directory, sync_files, write_atomically,
 };
 use crate::codec::manifest::decode_manifest;
 use crate::codec::pull_record::{
@@ -116,7 +116,7 @@ impl Staging {
         let encoded = read_bounded(&directory.join(MANIFEST_FILE), MANIFEST_BYTES_MAX as u64);
         let manifest = encoded.as_ref().ok().and_then(|bytes| decode_manifest(id, bytes).ok());
         let parts = directory.join(PARTS_DIRECTORY);
-        let durable = manifest.as_ref().is_some_and(|m| check_lengths(&parts, m).is_ok());
+        let durable = manifest.as_ref().is_some_and(|m| check_parts(&parts, m));
         if record.reference.id != id {
             return None;
         }
@@ -263,6 +263,17 @@ impl StagingOptions {
         }
         Ok(free)
     }
+}
+
+/// Whether the parts of a durable snapshot still have their digests. Reads them all: nothing looks
+/// at them again before they become live state. If they do not, each part is judged anew.
+fn check_parts(parts: &Path, manifest: &Manifest) -> bool {
+    check_lengths(parts, manifest).is_ok()
+        && manifest.parts.iter().all(|part| {
+            let sums = open_part_file(&parts.join(&part.name))
+                .and_then(|file| sum_file(&file, manifest.chunk_bytes));
+            sums.is_ok_and(|sums| sums.digest == part.digest)
+        })
 }
 
 fn read_record(directory: &Path) -> Result<Option<PullRecord>, String> {

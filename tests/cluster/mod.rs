@@ -7,8 +7,10 @@
 //! started, by the process ids it holds.
 
 mod commands;
+pub mod damage;
 mod node;
 mod pull;
+pub mod relay;
 pub mod tree;
 
 use std::collections::BTreeSet;
@@ -54,21 +56,41 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster of one running node.
     pub fn of_one(settings: &[&str]) -> Cluster {
+        let mut cluster = Cluster::empty(settings);
+        let number = cluster.add();
+        cluster.init(number);
+        cluster
+    }
+
+    /// A cluster of one running node that tells others a bulk address of its own, at which a test
+    /// may put something.
+    pub fn of_one_behind_relay(settings: &[&str]) -> Cluster {
+        let mut cluster = Cluster::empty(settings);
+        let number = cluster.add();
+        let advertised = cluster.draw_port();
+        cluster.node_mut(number).addresses.bulk_advertised = advertised;
+        cluster.init(number);
+        cluster
+    }
+
+    fn empty(settings: &[&str]) -> Cluster {
         let directory = tempfile::tempdir().expect("a directory for the cluster is made");
-        let mut cluster = Cluster {
+        Cluster {
             executable: own_executable(directory.path()),
             nodes: Vec::new(),
             settings: SETTINGS.iter().chain(settings).map(|&setting| setting.into()).collect(),
             ports_taken: BTreeSet::new(),
             directory,
-        };
-        let number = cluster.add();
+        }
+    }
+
+    /// Makes an added node the first of the cluster, and starts it.
+    fn init(&mut self, number: usize) {
         let mut words: Vec<String> = ["init", "--profile", PROFILE].map(str::to_owned).into();
-        words.extend(cluster.node(number).flags());
-        let made = cluster.ok(&words);
-        cluster.node_mut(number).id = made["node"].as_u64().expect("init tells the node's id");
-        cluster.start(number);
-        cluster
+        words.extend(self.node(number).flags());
+        let made = self.ok(&words);
+        self.node_mut(number).id = made["node"].as_u64().expect("init tells the node's id");
+        self.start(number);
     }
 
     /// A cluster of three voters.
