@@ -215,8 +215,8 @@ impl Staging {
         self.ids().into_iter().filter(|id| *id != keep).try_for_each(|id| self.remove(id))
     }
 
-    /// Files of other staged snapshots that have their full length, by the digest and length they
-    /// should have. Their bytes are not checked.
+    /// Files of other staged snapshots, by the digest and length they should have. Their bytes are
+    /// not checked, and they may be shorter: those of full length are preferred.
     pub fn parts_of_others(&self, not_in: SnapshotId) -> BTreeMap<(Digest, u64), PathBuf> {
         let mut found = BTreeMap::new();
         for id in self.ids().into_iter().filter(|id| *id != not_in) {
@@ -229,8 +229,10 @@ impl Staging {
             for parts in [PARTS_DIRECTORY, PARTIAL_DIRECTORY].map(|name| directory.join(name)) {
                 for part in &manifest.parts {
                     let path = parts.join(&part.name);
-                    if fs::symlink_metadata(&path).is_ok_and(|m| m.len() == part.bytes) {
-                        found.insert((part.digest, part.bytes), path);
+                    let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+                    let key = (part.digest, part.bytes);
+                    if metadata.len() == part.bytes || !found.contains_key(&key) {
+                        found.insert(key, path);
                     }
                 }
             }
