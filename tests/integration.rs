@@ -1,3 +1,7 @@
 //! All integration tests, in one binary: each link of RocksDB is large.
 
+mod cluster;
+mod corruption;
+mod replication;
+mod resume;
 mod tidy;

@@ -1,13 +1,13 @@
 //! Runs the source's machine: one task drives it, one task a stream writes, reads of parts go to the
 //! blocking pool ahead of the network. What is decided is decided in the machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use slog::{Logger, info, warn};
 use tokio::select;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle, spawn_blocking};
 use tokio::time::sleep_until;
 
@@ -23,6 +23,8 @@ use crate::types::{ByteRange, ChunkHeader, Digest, PullResponse, SnapshotId};
 
 /// Words of the node that wait for the driver.
 const COMMANDS_MAX: usize = 64;
+/// Damaged snapshots that are told of; older ones have been heard long ago.
+const FENCED_TOLD_MAX: usize = 64;
 /// Bytes read at once when a whole part is checked.
 const CHECK_BYTES: usize = 1 << 20;
 
@@ -40,6 +42,7 @@ pub struct SenderStatus {
 pub struct BulkSender {
     commands: mpsc::Sender<Input>,
     leases: Arc<Mutex<Vec<Lease>>>,
+    fenced: watch::Receiver<BTreeSet<SnapshotId>>,
     clock: BulkClock,
 }
 
@@ -55,6 +58,7 @@ impl BulkSender {
         let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
         let (inputs, input_queue) = mpsc::channel(BULK_QUEUE_MAX);
         let leases = Arc::new(Mutex::new(Vec::new()));
+        let (fence, fenced) = watch::channel(BTreeSet::new());
         let clock = BulkClock::new();
         let driver = Driver {
             machine: Sender::new(options),
@@ -66,10 +70,17 @@ impl BulkSender {
             names: 0,
             inputs,
             leases: Arc::clone(&leases),
+            fence,
             logger,
         };
         tokio::spawn(driver.run(endpoint, command_queue, input_queue));
-        BulkSender { commands, leases, clock }
+        BulkSender { commands, leases, fenced, clock }
+    }
+
+    /// Snapshots found damaged since the start, which are served to nobody any more: they must not
+    /// be offered either.
+    pub fn fenced(&self) -> watch::Receiver<BTreeSet<SnapshotId>> {
+        self.fenced.clone()
     }
 
     /// Limits the rate over all receivers: bytes a second, 0 for none.
@@ -131,6 +142,7 @@ struct Driver {
     names: u64,
     inputs: mpsc::Sender<FromTask>,
     leases: Arc<Mutex<Vec<Lease>>>,
+    fence: watch::Sender<BTreeSet<SnapshotId>>,
     logger: Logger,
 }
 
@@ -299,6 +311,12 @@ impl Driver {
     fn fenced(&self, snapshot: SnapshotId, reason: String) {
         warn!(self.logger, "a stored snapshot is damaged and served to nobody";
             "snapshot" => %snapshot, "reason" => &reason);
+        self.fence.send_modify(|fenced| {
+            if fenced.len() >= FENCED_TOLD_MAX {
+                fenced.pop_first();
+            }
+            fenced.insert(snapshot);
+        });
         let (shelf, logger) = (Arc::clone(&self.shelf), self.logger.clone());
         spawn_blocking(move || {
             if let Err(error) = shelf.store.set_aside(snapshot, &reason) {

@@ -405,7 +405,19 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let snapshots = &shared.snapshots;
     let events = snapshots.events.lock().expect("no code panics while it holds this lock").take();
     let Some(mut events) = events else { return };
-    while let Some(event) = events.recv().await {
+    let mut fenced = snapshots.sender.fenced();
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            Ok(()) = fenced.changed() => {
+                // The store has them no more, or will not have them: the next offer is a new one.
+                for id in fenced.borrow_and_update().iter() {
+                    shared.inbox.report(Input::SnapshotLost { id: *id });
+                }
+                continue;
+            }
+        };
+        let Some(event) = event else { return };
         match event {
             BulkEvent::Progress(status) => snapshots.note_progress(&shared, &status, false),
             BulkEvent::Durable { id, manifest, parts, .. } => {

@@ -240,6 +240,7 @@ impl Core {
             }
             Input::SnapshotBuilt(offer) => self.handle_snapshot_built(offer),
             Input::SnapshotFailed { reason } => self.handle_snapshot_failed(&reason),
+            Input::SnapshotLost { id } => self.handle_snapshot_lost(id),
             Input::SnapshotReport { from, index, ok } => {
                 self.handle_snapshot_report(from, index, ok)
             }

@@ -94,6 +94,11 @@ pub enum Input {
         /// Why, for the log.
         reason: String,
     },
+    /// A stored snapshot of this node is damaged, or gone: it must not be offered any more.
+    SnapshotLost {
+        /// Which.
+        id: SnapshotId,
+    },
     /// A receiver tells how the snapshot we offered ended.
     SnapshotReport {
         /// The receiver.

@@ -301,6 +301,15 @@ impl Core {
         }
     }
 
+    /// Without this its receivers would be offered the same damaged bytes for ever.
+    pub(super) fn handle_snapshot_lost(&mut self, id: SnapshotId) {
+        let offer = &mut self.raw.mut_store().offering.offer;
+        if offer.as_ref().is_some_and(|offer| offer.meta.id == id) {
+            slog::warn!(self.logger, "a lost snapshot is not offered any more"; "snapshot" => %id);
+            *offer = None;
+        }
+    }
+
     pub(super) fn handle_snapshot_failed(&mut self, reason: &str) {
         self.receivers.building = false;
         slog::error!(self.logger, "no snapshot could be built"; "error" => reason);

@@ -1,14 +1,17 @@
 //! What is here of a part: the judgement of staged bytes after a restart, the reuse of equal parts,
 //! and the check of whole ones.
 //!
-//! Synced chunks are believed by the record; newer ones by their CRC alone; a begun chunk keeps its
-//! beginning, whose CRC is judged at the chunk's end. A part from elsewhere is read whole before it
-//! is believed: equal names and file numbers mean nothing.
+//! Synced chunks are believed by the record, since the digest of their part is still to be checked;
+//! newer ones by their CRC alone; a begun chunk keeps its beginning, whose CRC is judged at the
+//! chunk's end. A part whose digest was checked before the restart is checked again: nothing looks
+//! at it after this. A part from elsewhere is read whole before it is believed: equal names and file
+//! numbers mean nothing. One that another staged snapshot has begun is taken over and judged by its
+//! CRCs, so that a newer offer costs no byte twice.
 
 use std::fs::{self, File};
 use std::io;
-
-use bytes::Bytes;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::files::{fill, link_or_copy, open_part_file, sum_file};
 use super::staging::StagedPull;
@@ -16,8 +19,11 @@ use super::{PartSource, StoreError};
 use crate::transfer::receiver::{Finding, Origin, PartCheck, RecordedPart, StagedPrefix};
 use crate::types::{ChunkSet, Digest, PartialChunk};
 
+/// How a file ends that may become a part. No part is named so.
+const CANDIDATE_EXTENSION: &str = "candidate";
+
 impl StagedPull {
-    /// Finds out what is here of a part. `elsewhere` are places that may hold it whole.
+    /// Finds out what is here of a part. `elsewhere` are places that may hold it, whole or begun.
     pub fn inspect(
         &self,
         part: u32,
@@ -42,14 +48,43 @@ impl StagedPull {
                 self.nothing(part)
             }
         };
-        if matches!(&staged, Finding::Staged { chunks, .. } if !chunks.is_full()) {
-            for (origin, source) in elsewhere {
-                if self.reuse(part, source).map_err(failed)? {
-                    return Ok(Finding::Verified(*origin));
-                }
+        let Finding::Staged { chunks, prefixes } = &staged else { return Ok(staged) };
+        if chunks.is_full() {
+            return Ok(staged);
+        }
+        for (origin, source) in elsewhere {
+            if self.reuse(part, source).map_err(failed)? {
+                return Ok(Finding::Verified(*origin));
+            }
+        }
+        if chunks.count() > 0 || !prefixes.is_empty() {
+            return Ok(staged);
+        }
+        for (origin, source) in elsewhere {
+            if let (Origin::OtherPartial, PartSource::File(from)) = (origin, source)
+                && let Some(adopted) = self.adopt(part, from).map_err(failed)?
+            {
+                return Ok(adopted);
             }
         }
         Ok(staged)
+    }
+
+    /// Takes over what another staged snapshot holds of an equal part, which is given up with it.
+    fn adopt(&self, part: u32, from: &Path) -> io::Result<Option<Finding>> {
+        match fs::symlink_metadata(from) {
+            // It was only linked here: the next write would begin it anew.
+            Ok(metadata) if metadata.nlink() > 1 => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        self.discard(part)?;
+        fs::rename(from, self.path(part))?;
+        self.note_new_name();
+        Ok(match self.inspect_staged(part, &RecordedPart::default())? {
+            Finding::Staged { chunks, prefixes } => Some(Finding::Adopted { chunks, prefixes }),
+            _ => None,
+        })
     }
 
     fn nothing(&self, part: u32) -> Finding {
@@ -60,7 +95,10 @@ impl StagedPull {
         let file = open_part_file(&self.path(part))?;
         let known = &self.manifest.parts[part as usize];
         let length = file.metadata()?.len();
-        if recorded.verified && length == known.bytes {
+        if recorded.verified
+            && length == known.bytes
+            && sum_file(&file, self.manifest.chunk_bytes)?.digest == known.digest
+        {
             return Ok(Finding::Verified(Origin::Here));
         }
         let mut chunks = ChunkSet::new(self.manifest.chunks(part));
@@ -68,8 +106,10 @@ impl StagedPull {
         let mut buffer = vec![0; self.manifest.chunk_bytes as usize];
         for chunk in 0..chunks.len() {
             let (offset, bytes) = self.manifest.chunk_bounds(part, chunk);
-            let is_synced =
-                recorded.complete || recorded.chunks.as_ref().is_some_and(|c| c.contains(chunk));
+            // What was verified and is not any more has rotted: only the CRCs tell where.
+            let is_synced = !recorded.verified
+                && (recorded.complete
+                    || recorded.chunks.as_ref().is_some_and(|c| c.contains(chunk)));
             if is_synced && offset + u64::from(bytes) <= length {
                 chunks.insert(chunk);
                 continue;
@@ -89,26 +129,33 @@ impl StagedPull {
         Ok(Finding::Staged { chunks, prefixes })
     }
 
-    /// Takes a part over from elsewhere, if all of its bytes are right.
+    /// Takes a part over from elsewhere, if all of its bytes are right. Judged beside what is staged,
+    /// which stays if they are not.
     fn reuse(&self, part: u32, source: &PartSource) -> io::Result<bool> {
-        self.discard(part)?;
-        let path = self.path(part);
+        let candidate = self.path(part).with_extension(CANDIDATE_EXTENSION);
+        remove_if_there(&candidate)?;
         let taken = match source {
-            PartSource::File(from) => link_or_copy(from, &path),
-            PartSource::Memory(bytes) => write_new(&path, bytes),
+            PartSource::File(from) => link_or_copy(from, &candidate),
+            PartSource::Memory(bytes) => fs::write(&candidate, bytes),
         };
-        self.note_new_name();
-        let sums = taken.and_then(|()| open_part_file(&path)).and_then(|file| {
+        let known = &self.manifest.parts[part as usize];
+        let is_right = taken.and_then(|()| open_part_file(&candidate)).and_then(|file| {
+            if file.metadata()?.len() != known.bytes {
+                return Ok(false);
+            }
             let sums = sum_file(&file, self.manifest.chunk_bytes)?;
             file.sync_all()?;
-            Ok(sums)
+            Ok(sums.digest == known.digest)
         });
-        let is_right =
-            sums.is_ok_and(|sums| sums.digest == self.manifest.parts[part as usize].digest);
-        if !is_right {
-            self.discard(part)?;
+        // A block elsewhere that cannot be read is as good as none.
+        if !is_right.unwrap_or(false) {
+            remove_if_there(&candidate)?;
+            return Ok(false);
         }
-        Ok(is_right)
+        self.discard(part)?;
+        fs::rename(&candidate, self.path(part))?;
+        self.note_new_name();
+        Ok(true)
     }
 
     /// Reads a whole part. What cannot be read is thrown away and reported as all bad.
@@ -151,6 +198,9 @@ fn prefix(chunk: u32, content: &[u8], recorded: Option<PartialChunk>) -> Option<
     })
 }
 
-fn write_new(path: &std::path::Path, bytes: &Bytes) -> io::Result<()> {
-    fs::write(path, bytes)
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }

@@ -19,8 +19,8 @@ use slog::{Logger, warn};
 use super::StoreError;
 use super::disk::{MANIFEST_FILE, PARTS_DIRECTORY, check_lengths};
 use super::files::{
-    FreeBytes, free_bytes, link_parts, read_bounded, remove_directory, sync_directory, sync_files,
-    write_atomically,
+    FreeBytes, free_bytes, link_parts, open_part_file, read_bounded, remove_directory, sum_file,
+    sync_directory, sync_files, write_atomically,
 };
 use crate::codec::manifest::decode_manifest;
 use crate::codec::pull_record::{
@@ -116,7 +116,7 @@ impl Staging {
         let encoded = read_bounded(&directory.join(MANIFEST_FILE), MANIFEST_BYTES_MAX as u64);
         let manifest = encoded.as_ref().ok().and_then(|bytes| decode_manifest(id, bytes).ok());
         let parts = directory.join(PARTS_DIRECTORY);
-        let durable = manifest.as_ref().is_some_and(|m| check_lengths(&parts, m).is_ok());
+        let durable = manifest.as_ref().is_some_and(|m| check_parts(&parts, m));
         if record.reference.id != id {
             return None;
         }
@@ -215,8 +215,8 @@ impl Staging {
         self.ids().into_iter().filter(|id| *id != keep).try_for_each(|id| self.remove(id))
     }
 
-    /// Files of other staged snapshots that have their full length, by the digest and length they
-    /// should have. Their bytes are not checked.
+    /// Files of other staged snapshots, by the digest and length they should have. Their bytes are
+    /// not checked, and they may be shorter: those of full length are preferred.
     pub fn parts_of_others(&self, not_in: SnapshotId) -> BTreeMap<(Digest, u64), PathBuf> {
         let mut found = BTreeMap::new();
         for id in self.ids().into_iter().filter(|id| *id != not_in) {
@@ -229,8 +229,10 @@ impl Staging {
             for parts in [PARTS_DIRECTORY, PARTIAL_DIRECTORY].map(|name| directory.join(name)) {
                 for part in &manifest.parts {
                     let path = parts.join(&part.name);
-                    if fs::symlink_metadata(&path).is_ok_and(|m| m.len() == part.bytes) {
-                        found.insert((part.digest, part.bytes), path);
+                    let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+                    let key = (part.digest, part.bytes);
+                    if metadata.len() == part.bytes || !found.contains_key(&key) {
+                        found.insert(key, path);
                     }
                 }
             }
@@ -263,6 +265,17 @@ impl StagingOptions {
         }
         Ok(free)
     }
+}
+
+/// Whether the parts of a durable snapshot still have their digests. Reads them all: nothing looks
+/// at them again before they become live state. If they do not, each part is judged anew.
+fn check_parts(parts: &Path, manifest: &Manifest) -> bool {
+    check_lengths(parts, manifest).is_ok()
+        && manifest.parts.iter().all(|part| {
+            let sums = open_part_file(&parts.join(&part.name))
+                .and_then(|file| sum_file(&file, manifest.chunk_bytes));
+            sums.is_ok_and(|sums| sums.digest == part.digest)
+        })
 }
 
 fn read_record(directory: &Path) -> Result<Option<PullRecord>, String> {

@@ -174,7 +174,7 @@ impl Book {
                 self.verified += 1;
                 self.staged_bytes += bytes;
             }
-            Finding::Staged { chunks, prefixes } => {
+            Finding::Staged { chunks, prefixes } | Finding::Adopted { chunks, prefixes } => {
                 assert_eq!(chunks.len(), entry.staged.len(), "a finding of another manifest");
                 entry.staged = chunks.clone();
                 entry.stage = Stage::Missing;

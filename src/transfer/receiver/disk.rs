@@ -158,17 +158,21 @@ impl Receiver {
         let pull = self.expect_pull_mut();
         pull.last_progress_ms = now.monotonic_ms;
         let book = pull.book.as_mut().expect("planning has a book");
+        let before = book.staged_bytes();
         book.inspected(part, finding);
-        let bytes = book.manifest().parts[part as usize].bytes;
-        if let Finding::Verified(origin) = finding {
-            let counters = &mut pull.counters;
-            match origin {
-                Origin::Here => {}
-                Origin::Store => counters.reused += bytes,
-                Origin::OtherPartial => {
-                    counters.reused += bytes;
-                    counters.discarded = counters.discarded.saturating_sub(bytes);
-                }
+        let bytes = book.staged_bytes() - before;
+        let origin = match finding {
+            Finding::Verified(origin) => *origin,
+            Finding::Staged { .. } => Origin::Here,
+            Finding::Adopted { .. } => Origin::OtherPartial,
+        };
+        let counters = &mut pull.counters;
+        match origin {
+            Origin::Here => {}
+            Origin::Store => counters.reused += bytes,
+            Origin::OtherPartial => {
+                counters.reused += bytes;
+                counters.discarded = counters.discarded.saturating_sub(bytes);
             }
         }
         if book.is_inspected() {

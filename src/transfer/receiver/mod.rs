@@ -371,6 +371,13 @@ pub enum Finding {
         /// The beginnings.
         prefixes: Vec<StagedPrefix>,
     },
+    /// The same, taken over from another staged snapshot that has begun an equal part.
+    Adopted {
+        /// The chunks.
+        chunks: ChunkSet,
+        /// The beginnings.
+        prefixes: Vec<StagedPrefix>,
+    },
 }
 
 /// Where a whole part came from.
