@@ -1,3 +1,5 @@
 //! All integration tests, in one binary: each link of RocksDB is large.
 
+mod cluster;
+mod replication;
 mod tidy;
