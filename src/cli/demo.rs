@@ -38,9 +38,9 @@ pub struct Arguments {
     /// Cuts of the link.
     #[arg(long, default_value_t = demo::Options::default().cuts)]
     cuts: u32,
-    /// Decides where and in which order faults strike.
-    #[arg(long, default_value_t = demo::Options::default().seed)]
-    seed: u64,
+    /// Decides where and in which order faults strike; the report names it [default: random].
+    #[arg(long)]
+    seed: Option<u64>,
     /// Write the figures to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -56,7 +56,7 @@ pub async fn run(context: &Context, arguments: Arguments) -> Result<(), CliError
         key: arguments.key,
         rate_bytes_per_second: arguments.rate,
         cuts: arguments.cuts,
-        seed: arguments.seed,
+        seed: arguments.seed.unwrap_or_else(|| u64::from(rand::random::<u16>())),
         report: arguments.report,
         json: context.output.json,
         keep: arguments.keep,

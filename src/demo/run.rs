@@ -83,9 +83,10 @@ async fn play(options: &Options) -> Result<Report, DemoError> {
         stage.limit(number, rate).await?;
     }
     stage.screen.line(format!(
-        "node 4 joins through UDP proxies at {}/s; {} cuts and 2 kills on the way",
+        "node 4 joins through UDP proxies at {}/s; {} cuts and 2 kills on the way (seed {})",
         bytes(rate),
-        options.cuts
+        options.cuts,
+        options.seed
     ));
     let disturbed = join_disturbed(&mut stage, rate, &plan).await?;
     stage.screen.line(format!(

@@ -405,6 +405,15 @@ impl Core {
         }
     }
 
+    /// raft-rs gives a transfer up after one election timeout, for instance because the target had a
+    /// membership change to apply first. Until its deadline it is tried again.
+    pub(super) fn repeat_transfer(&mut self) {
+        let Some(to) = self.clients.transfer.as_ref().map(|transfer| transfer.to) else { return };
+        if self.leads() && self.raw.raft.lead_transferee.is_none() {
+            self.raw.transfer_leader(to.0);
+        }
+    }
+
     /// Gives up on what waited too long.
     pub(super) fn expire_clients(&mut self) {
         let now = self.now.monotonic_ms;

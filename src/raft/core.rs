@@ -338,6 +338,7 @@ impl Core {
         self.expire_clients();
         if self.install.is_idle() {
             self.raw.tick();
+            self.repeat_transfer();
             self.tick_receivers();
             self.tick_compaction();
         }
