@@ -2,4 +2,5 @@
 
 mod cluster;
 mod replication;
+mod resume;
 mod tidy;

@@ -8,6 +8,8 @@
 
 mod commands;
 mod node;
+mod pull;
+pub mod tree;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -21,6 +23,7 @@ use tempfile::TempDir;
 
 pub use commands::Outcome;
 pub use node::{Addresses, Exit, Node};
+pub use pull::Pull;
 
 /// How long anything that must happen may take. The machine may be busy with other things: a test
 /// never judges speed.
@@ -100,9 +103,11 @@ impl Cluster {
     /// Adds a node that is neither enrolled nor started; returns its number.
     pub fn add(&mut self) -> usize {
         let number = self.nodes.len() + 1;
+        let bulk = self.draw_port();
         let addresses = Addresses {
             raft: self.draw_port(),
-            bulk: self.draw_port(),
+            bulk,
+            bulk_advertised: bulk,
             api: self.draw_port(),
             http: self.draw_port(),
         };

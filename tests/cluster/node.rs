@@ -18,6 +18,8 @@ pub struct Addresses {
     pub raft: SocketAddr,
     /// Bulk, UDP.
     pub bulk: SocketAddr,
+    /// What others are told of `bulk`: itself, or what a test puts in between.
+    pub bulk_advertised: SocketAddr,
     /// gRPC, TCP.
     pub api: SocketAddr,
     /// Health and metrics, TCP.
@@ -79,12 +81,18 @@ impl Node {
     /// The flags of `init`, `join` and `start`.
     pub fn flags(&self) -> Vec<String> {
         let mut flags = vec!["--data".to_owned(), self.data.display().to_string()];
-        let Addresses { raft, bulk, api, http } = self.addresses;
-        for (name, address) in [("raft", raft), ("bulk", bulk), ("api", api)] {
-            flags.extend([format!("--listen-{name}"), address.to_string()]);
-            flags.extend([format!("--advertise-{name}"), address.to_string()]);
+        let Addresses { raft, bulk, bulk_advertised, api, http } = self.addresses;
+        for (name, address) in [
+            ("listen-raft", raft),
+            ("listen-bulk", bulk),
+            ("listen-api", api),
+            ("listen-http", http),
+            ("advertise-raft", raft),
+            ("advertise-bulk", bulk_advertised),
+            ("advertise-api", api),
+        ] {
+            flags.extend([format!("--{name}"), address.to_string()]);
         }
-        flags.extend(["--listen-http".to_owned(), http.to_string()]);
         flags.extend(self.settings.iter().flat_map(|set| ["--set".to_owned(), set.clone()]));
         flags
     }
