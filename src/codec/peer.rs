@@ -32,8 +32,7 @@ pub fn encode_envelope(envelope: &Envelope) -> Bytes {
 pub fn decode_envelope(bytes: Bytes) -> Result<Envelope, DecodeError> {
     const WHAT: &str = "a frame";
     for field in Fields::of(&bytes) {
-        let (number, content) =
-            field.map_err(|problem| DecodeError::malformed(WHAT, problem))?;
+        let (number, content) = field.map_err(|problem| DecodeError::malformed(WHAT, problem))?;
         if number == EMBEDDED_FIELD && content.len() > EMBEDDED_FIELD_BYTES_MAX {
             let problem = format!("an embedded snapshot of {} bytes", content.len());
             return Err(DecodeError::malformed(WHAT, problem));

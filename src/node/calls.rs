@@ -59,7 +59,13 @@ pub(super) async fn forward(
         ClientRequest::TransferLeader(node) => Some(node),
         _ => None,
     };
-    let response = call(shared, to, forwarded_body(request), limit).await?;
+    let response = call(shared, to, forwarded_body(request), limit).await;
+    let response = response.map_err(|failure| match failure.code {
+        // It is this node that the leader does not know any more, not the client.
+        Code::Unauthenticated => Failure::new(Code::Unavailable, failure.message)
+            .hint("ask another node: this one was removed"),
+        _ => failure,
+    })?;
     match (leader, response.body) {
         (Some(node), _) => Ok(Answer::Leader(node)),
         (None, Some(peer_response::Body::Propose(answer))) => {
@@ -160,6 +166,11 @@ pub(super) async fn answer(shared: &Arc<Shared>, from: NodeId, request: Bytes) -
         }
         Err(error) => Err(Failure::new(Code::InvalidArgument, format!("a call of {error}"))),
     };
+    if let Err(failure) = &result
+        && matches!(failure.code, Code::InvalidArgument | Code::Unauthenticated)
+    {
+        slog::warn!(shared.logger, "refused a call"; "peer" => from.0, "error" => %failure);
+    }
     let response = match result {
         Ok(body) => PeerResponse { failure: None, body },
         Err(failure) => PeerResponse { failure: Some(failure_to_proto(&failure)), body: None },
@@ -173,7 +184,7 @@ async fn answer_body(
     body: peer_request::Body,
 ) -> Result<Option<peer_response::Body>, Failure> {
     use peer_request::Body;
-    refuse_strangers(shared, from)?;
+    shared.members.refuse_removed(from)?;
     match body {
         Body::Propose(call) => {
             // What this release cannot read would halt every node of it once committed.
@@ -204,17 +215,6 @@ async fn answer_body(
             Ok(Some(peer_response::Body::Nodes(v1::ListNodesResponse { nodes })))
         }
     }
-}
-
-/// A node that was removed keeps its certificate, and is a stranger all the same.
-pub(super) fn refuse_strangers(shared: &Shared, from: NodeId) -> Result<(), Failure> {
-    let nodes = shared.nodes.borrow();
-    // Before its first state a joiner knows nobody and can only trust certificates.
-    if nodes.is_empty() || nodes.iter().any(|node| node.id == from) {
-        return Ok(());
-    }
-    Err(Failure::new(Code::NodeNotFound, format!("node {from} is not of this cluster (any more)"))
-        .hint("a removed node comes back as a new one: empty its data directory and join again"))
 }
 
 /// Proposes for a peer. A joiner may ask any node, so a membership call is forwarded once more.

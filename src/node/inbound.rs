@@ -22,7 +22,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbound: mpsc::Receiver<Inbound
     while let Some(next) = inbound.recv().await {
         match next {
             Inbound::Frame { from, bytes } => {
-                if calls::refuse_strangers(&shared, from).is_err() {
+                if shared.members.refuse_removed(from).is_err() {
                     continue;
                 }
                 match take_frame(&shared, from, bytes).await {

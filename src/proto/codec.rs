@@ -79,8 +79,9 @@ fn check(bytes: &[u8]) -> Result<(), Failure> {
         fields += 1;
         if fields > MESSAGE_FIELDS_MAX {
             let message = format!("the message has more than {MESSAGE_FIELDS_MAX} fields");
-            return Err(Failure::new(Code::BatchTooLarge, message)
-                .hint("send several smaller requests"));
+            return Err(
+                Failure::new(Code::BatchTooLarge, message).hint("send several smaller requests")
+            );
         }
     }
     Ok(())

@@ -89,17 +89,15 @@ pub fn count_nested(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use prost::Message;
     use proptest::prelude::*;
+    use prost::Message;
 
     use super::*;
     use crate::proto::{internal, v1};
 
     #[test]
     fn writes_are_counted_in_all_the_pieces_that_a_parser_would_put_together() {
-        let batch = internal::v1::WriteBatch {
-            writes: vec![internal::v1::WriteOp::default(); 3],
-        };
+        let batch = internal::v1::WriteBatch { writes: vec![internal::v1::WriteOp::default(); 3] };
         let command = internal::v1::request::Command::Write(batch);
         let request = internal::v1::Request { session: None, command: Some(command) };
         let twice = request.encode_to_vec().repeat(2);
