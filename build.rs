@@ -16,6 +16,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let public = protox::compile(&files[..api.len()], ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("api_descriptors.bin"), prost::Message::encode_to_vec(&public))?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .codec_path("crate::proto::codec::BoundedCodec")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -102,6 +102,11 @@ pub const RAFT_QUEUE_MAX: usize = 4096;
 pub const PROPOSALS_WAITING_MAX: usize = 10_000;
 /// Client reads waiting for their index on one node.
 pub const READS_WAITING_MAX: usize = 50_000;
+/// Most entries of one append message; the smallest entry takes five bytes.
+pub const APPEND_ENTRIES_MAX: usize = 1 << 18;
+/// How far a peer's term may lie above ours. Nobody gets there by elections, and a term near the end
+/// of its range would leave no room for another election.
+pub const TERM_LEAP_MAX: u64 = 1 << 32;
 /// Entries kept in memory behind the persisted index, bytes, so that followers rarely cause reads.
 pub const ENTRY_CACHE_BYTES_MAX: usize = 64 * MIB;
 
@@ -197,6 +202,9 @@ pub const CALL_FRAME_BYTES_MAX: usize = ENTRY_BYTES_MAX + MIB;
 pub const BULK_FRAME_BYTES_MAX: usize = 64 * KIB;
 /// Largest gRPC message, either way.
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 16 * MIB;
+/// Most fields of a message, list items counted one by one: an empty item takes two bytes on the
+/// wire and a hundred or two in memory.
+pub const MESSAGE_FIELDS_MAX: usize = COLLECTIONS_MAX + KIB;
 /// Connections one identity may hold to one endpoint.
 pub const CONNECTIONS_PER_IDENTITY_MAX: usize = 8;
 /// Handshakes under way at one endpoint.
@@ -315,6 +323,9 @@ const _: () = assert!(
         > (VERSION_STEPS_MAX + 2) * (STORED_ROW_BYTES_MAX + 2 * KEY_BYTES_MAX + KIB)
 );
 const _: () = assert!(ENTRY_BYTES_MAX + MIB <= RAFT_FRAME_BYTES_MAX);
+const _: () = assert!(APPEND_BYTES_MAX as usize / 5 < APPEND_ENTRIES_MAX);
+const _: () = assert!(BATCH_WRITES_MAX < MESSAGE_FIELDS_MAX);
+const _: () = assert!(SCAN_PAGE_RECORDS_MAX < MESSAGE_FIELDS_MAX);
 const _: () = assert!(APPEND_BYTES_MAX as usize + ENTRY_BYTES_MAX + MIB <= RAFT_FRAME_BYTES_MAX);
 const _: () =
     assert!(RAFT_MEMTABLE_BYTES_MAX as u64 + UNCOMMITTED_BYTES_MAX < RAFT_WAL_FILE_BYTES_MAX);

@@ -144,7 +144,13 @@ async fn ask_to_join(
         let ca = match probe_ca(endpoint, token.ca_fingerprint).await {
             Ok(ca) => ca,
             Err(error) => {
-                last = of_net(error).hint("is that node running, and reachable from here?");
+                let hint = match &error {
+                    NetError::FingerprintMismatch { .. } => {
+                        "the token is of another cluster, or somebody else answers at that address"
+                    }
+                    _ => "is that node running, and reachable from here?",
+                };
+                last = of_net(error).hint(hint);
                 continue;
             }
         };
@@ -182,7 +188,7 @@ pub async fn start(
     let data = open_data(&config)?;
     if !data.identity().exists() {
         let message = format!("{} holds no node", config.data.display());
-        return Err(Failure::new(Code::NotReady, message).hint(
+        return Err(Failure::new(Code::InvalidArgument, message).hint(
             "make a cluster with `ratoon init`, or join one with `ratoon start --join TOKEN`",
         ));
     }
@@ -343,6 +349,9 @@ fn of_storage(error: StorageError) -> Failure {
             "this node's data cannot be trusted: remove the node, empty its directory, join again"
         }
         Code::DiskFull => "make room on the disk and start again",
+        _ if matches!(error, StorageError::InUse { .. }) => {
+            "stop the node that runs there, or name another directory"
+        }
         _ => "",
     };
     Failure::new(code, error.to_string()).hint(hint)
@@ -353,7 +362,7 @@ fn of_node(error: NodeError) -> Failure {
         NodeError::Storage(error) => of_storage(error),
         NodeError::Net(error) => of_net(error),
         NodeError::Kv(error) if error.corrupt => Failure::new(Code::Corrupt, error.to_string()),
-        NodeError::Removed => Failure::new(Code::NodeNotFound, error.to_string())
+        NodeError::Removed => Failure::new(Code::MembershipRefused, error.to_string())
             .hint("empty its data directory and join it again with a new token"),
         other => Failure::new(Code::Internal, other.to_string()).hint("see the log above"),
     }

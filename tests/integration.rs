@@ -1,5 +1,6 @@
 //! All integration tests, in one binary: each link of RocksDB is large.
 
+mod bad_input;
 mod cluster;
 mod corruption;
 mod replication;

@@ -264,10 +264,12 @@ async fn certificates_of_another_cluster_or_authority_are_refused() {
 
     let Options { certificate_chain_pem, key_pem, .. } = options(&bench.authority);
     let node = bench.channel(Some((certificate_chain_pem, key_pem)));
-    assert!(
-        RecordsClient::new(node).put(put(b"k", vec![])).await.is_ok(),
-        "a node is a client too"
-    );
+    let status = RecordsClient::new(node.clone()).put(put(b"k", vec![])).await.unwrap_err();
+    let failure = failure_in_status(&status).unwrap();
+    assert_eq!(failure.code, Code::Unauthenticated, "a node is no client");
+    assert!(failure.message.contains("that of node 1"), "{}", failure.message);
+    let joined = EnrollmentClient::new(node).join(v1::JoinRequest::default()).await;
+    assert!(joined.is_ok(), "what is open to strangers is open to nodes");
 }
 
 /// Calls a method with a message whose first field has another type than in every request here.

@@ -121,7 +121,7 @@ impl CliError {
         let (exit, code, hint, retry) = match self {
             CliError::Failure(failure) => {
                 let hint = match failure.hint.is_empty() {
-                    true => usual_hint(failure.code).to_owned(),
+                    true => failure.code.usual_hint().to_owned(),
                     false => failure.hint.clone(),
                 };
                 (exit_code(failure), failure.code.as_str(), hint, retry_name(failure.retry))
@@ -137,7 +137,7 @@ impl CliError {
             }
             CliError::OutputClosed => (EXIT_DONE, "output_closed", String::new(), "never"),
             CliError::Defect(_) => {
-                (EXIT_DEFECT, "internal", usual_hint(Code::Internal).to_owned(), "never")
+                (EXIT_DEFECT, "internal", Code::Internal.usual_hint().to_owned(), "never")
             }
         };
         ErrorReport { exit, code: code.to_owned(), message: self.to_string(), hint, retry }
@@ -196,50 +196,6 @@ fn retry_name(retry: Retry) -> &'static str {
         Retry::Never => "never",
         Retry::Later => "later",
         Retry::Unknown => "unknown",
-    }
-}
-
-/// What to do next where the failure itself does not say.
-fn usual_hint(code: Code) -> &'static str {
-    match code {
-        Code::InvalidName | Code::InvalidArgument => {
-            "`--help` after the verb shows how to write it"
-        }
-        Code::KeyEmpty => "keys have 1 to 4096 bytes",
-        Code::KeyTooLarge => "keys have at most 4096 bytes",
-        Code::ValueTooLarge => "values have at most 4 MiB; split it over several keys",
-        Code::BatchTooLarge => "send fewer records at once",
-        Code::DuplicateKey => "name each key once",
-        Code::NamespaceNotFound => "`ratoon namespace list` shows what exists",
-        Code::CollectionNotFound => "`ratoon collection list` shows what exists",
-        Code::RecordNotFound => "`ratoon scan NS/NAME` shows the keys",
-        Code::AlreadyExists => "choose another name, or drop the old one first",
-        Code::NamespaceNotEmpty => {
-            "drop its collections first; `ratoon collection list` shows them"
-        }
-        Code::LimitReached => "drop what is not needed any more, then run it again",
-        Code::ConditionFailed => "read the record again and decide anew",
-        Code::CursorInvalid => "scan again without --cursor",
-        Code::SessionExpired | Code::SequenceStale => "read back what was written, then try again",
-        Code::TokenUnknown | Code::TokenUsed | Code::TokenExpired => {
-            "`ratoon token create` on a member makes a new one"
-        }
-        Code::WrongCluster => "check --profile and --endpoint: they are of another cluster",
-        Code::Unauthenticated => "use a profile with a client certificate: `ratoon profile list`",
-        Code::NodeNotFound => "`ratoon node list` shows the nodes",
-        Code::MembershipRefused => "`ratoon node list` shows each node's role",
-        Code::NotCaughtUp => "wait until `ratoon status` shows it near the commit index",
-        Code::MembershipBusy => "wait a moment and run it again",
-        Code::SnapshotNotFound => "`ratoon snapshot list` shows what is stored",
-        Code::TransferNotFound => "`ratoon transfer list` shows what is under way",
-        Code::DiskFull => "free some disk on the node, then run it again",
-        Code::Corrupt => "replace the node: remove it, wipe its data, and join it anew",
-        Code::Unavailable => "check that a majority of nodes runs, then run it again",
-        Code::Overloaded => "run it again in a moment",
-        Code::NotReady => "wait until the node has its snapshot: `ratoon status`",
-        Code::ShuttingDown => "ask another node with --endpoint",
-        Code::OutcomeUnknown => "read back to see whether it was done, then run it again",
-        Code::Internal => "this is a bug; please report it with the node's log",
     }
 }
 

@@ -61,6 +61,14 @@ pub use self::failure::{
 /// Runs a whole command line, the program's name first, and answers with the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.len() <= 1 && std::env::var_os("RATOON_JSON").is_none() {
+        // Clap does not take a bare name for one while other RATOON_ variables are set.
+        if let Err(help) = CommandLine::try_parse_from(["ratoon", "--help"]) {
+            // If the text cannot be printed, nobody reads it; the exit code still speaks.
+            let _unread = help.print();
+        }
+        return EXIT_USAGE;
+    }
     let line = match CommandLine::try_parse_from(&arguments) {
         Ok(line) => line,
         Err(error) => return refuse(&arguments, &error),

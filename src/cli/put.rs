@@ -26,6 +26,7 @@ Examples:
 /// What `put` takes.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
+#[command(override_usage = "ratoon put [OPTIONS] <NS/NAME> <KEY> <VALUE|--file <PATH>>")]
 #[command(group(ArgGroup::new("content").required(true).args(["value", "file"])))]
 pub struct Arguments {
     /// The collection.

@@ -6,9 +6,15 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::DecodeError;
-use crate::limits::{ENTRY_BYTES_MAX, REQUEST_BYTES_MAX};
+use crate::limits::{BATCH_WRITES_MAX, ENTRY_BYTES_MAX, REQUEST_BYTES_MAX};
+use crate::proto::fields::count_nested;
 use crate::proto::internal::v1 as wire;
 use crate::types::{Code, Failure, Reply, Request};
+
+/// Field number of `Request.write`.
+const WRITE_FIELD: u32 = 6;
+/// Field number of `WriteBatch.writes`.
+const WRITES_FIELD: u32 = 1;
 
 /// The bytes of `request`, as clients and nodes hand it to the leader.
 pub fn encode_request(request: &Request) -> Bytes {
@@ -22,6 +28,15 @@ pub fn decode_request(bytes: Bytes) -> Result<Request, DecodeError> {
         return Err(DecodeError::Refused(Failure::new(
             Code::BatchTooLarge,
             format!("the request has {} bytes, the limit is {REQUEST_BYTES_MAX}", bytes.len()),
+        )));
+    }
+    // An empty write takes two bytes here and two hundred once decoded.
+    let writes = count_nested(&bytes, &[WRITE_FIELD], WRITES_FIELD, BATCH_WRITES_MAX)
+        .map_err(|problem| DecodeError::malformed("request", problem))?;
+    if writes > BATCH_WRITES_MAX {
+        return Err(DecodeError::Refused(Failure::new(
+            Code::BatchTooLarge,
+            format!("the batch has more than {BATCH_WRITES_MAX} writes"),
         )));
     }
     decode_message::<wire::Request>("request", bytes)?.try_into()

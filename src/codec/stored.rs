@@ -222,6 +222,8 @@ pub struct Session {
 pub struct Answer {
     /// Index at which the command was executed.
     pub index: u64,
+    /// Tells the command from any other: the beginning of its digest.
+    pub command: [u8; 16],
     /// What came of it.
     pub outcome: Outcome,
 }

@@ -102,15 +102,29 @@ fn rows_of_collections_and_records_keep_their_bytes() {
 
 #[test]
 fn rows_of_sessions_keep_their_bytes() {
-    let session =
-        |outcome| Session { last_use: 9, sequence: 4, outcome: Some(Answer { index: 8, outcome }) };
+    let session = |outcome| {
+        let answer = Answer { index: 8, command: [0xcd; 16], outcome };
+        Session { last_use: 9, sequence: 4, outcome: Some(answer) }
+    };
     golden(&Session { last_use: 9, sequence: 0, outcome: None }, "01090000", &mut Vec::new());
-    golden(&session(Outcome::Done), "010904010800", &mut Vec::new());
-    golden(&session(Outcome::Session(5)), "01090401080205", &mut Vec::new());
-    golden(&session(Outcome::Node(6)), "01090401080306", &mut Vec::new());
+    golden(
+        &session(Outcome::Done),
+        "0109040108cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd00",
+        &mut Vec::new(),
+    );
+    golden(
+        &session(Outcome::Session(5)),
+        "0109040108cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd0205",
+        &mut Vec::new(),
+    );
+    golden(
+        &session(Outcome::Node(6)),
+        "0109040108cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd0306",
+        &mut Vec::new(),
+    );
     golden(
         &session(Outcome::CollectionCreated { incarnation: 7, created_unix_ms: 8 }),
-        "0109040108040708",
+        "0109040108cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd040708",
         &mut Vec::new(),
     );
     golden(
@@ -120,12 +134,12 @@ fn rows_of_sessions_keep_their_bytes() {
             message: "m".into(),
             hint: String::new(),
         }),
-        "010904010805017801016d00",
+        "0109040108cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd05017801016d00",
         &mut Vec::new(),
     );
     golden(
         &session(Outcome::Written { count: 9, existed: vec![0x81, 1] }),
-        "01090401080109028101",
+        "0109040108cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd0109028101",
         &mut Vec::new(),
     );
 }

@@ -18,7 +18,7 @@ pub(super) const SUFFIX: &str = ".ratoon";
 /// Whom a certificate speaks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Subject {
-    /// A node, which may open node links and act as a client.
+    /// A node, which may open node links, and call nothing but what is open to strangers.
     Node {
         /// Its cluster.
         cluster: ClusterId,

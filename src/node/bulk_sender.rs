@@ -19,7 +19,7 @@ use crate::net::{Connection, Endpoint, NetError, RecvStream, SendStream};
 use crate::snapshot_store::{PartReader, SnapshotStore, StoreError, StoredManifest};
 use crate::transfer::Sender;
 use crate::transfer::sender::{Input, Lease, OpenFailure, OpenSnapshot, Options, Output};
-use crate::types::{ByteRange, ChunkHeader, Digest, PullResponse, SnapshotId};
+use crate::types::{ByteRange, ChunkHeader, Digest, Failure, NodeId, PullResponse, SnapshotId};
 
 /// Words of the node that wait for the driver.
 const COMMANDS_MAX: usize = 64;
@@ -27,6 +27,9 @@ const COMMANDS_MAX: usize = 64;
 const FENCED_TOLD_MAX: usize = 64;
 /// Bytes read at once when a whole part is checked.
 const CHECK_BYTES: usize = 1 << 20;
+
+/// Says whether a node may be served, and if not, why.
+pub type Guard = Arc<dyn Fn(NodeId) -> Result<(), Failure> + Send + Sync>;
 
 /// How a receiver's pull is getting on, as its source sees it.
 #[derive(Clone, Debug)]
@@ -48,11 +51,12 @@ pub struct BulkSender {
 
 impl BulkSender {
     /// Starts it inside the current (bulk) runtime. It takes every connection that the endpoint
-    /// accepts.
+    /// accepts and the guard lets pass; the guard is asked again at each request.
     pub fn start(
         options: Options,
         endpoint: Endpoint,
         store: Arc<dyn SnapshotStore>,
+        guard: Guard,
         logger: Logger,
     ) -> Self {
         let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
@@ -64,6 +68,7 @@ impl BulkSender {
             machine: Sender::new(options),
             clock,
             shelf: Arc::new(Shelf { store, readers: Mutex::default() }),
+            guard,
             manifests: BTreeMap::new(),
             connections: BTreeMap::new(),
             streams: BTreeMap::new(),
@@ -136,6 +141,7 @@ struct Driver {
     machine: Sender,
     clock: BulkClock,
     shelf: Arc<Shelf>,
+    guard: Guard,
     manifests: BTreeMap<SnapshotId, Arc<OpenSnapshot>>,
     connections: BTreeMap<u64, Connection>,
     streams: BTreeMap<u64, Writer>,
@@ -203,9 +209,21 @@ impl Driver {
         self.names
     }
 
+    /// Closes the connection of a receiver that may not be served.
+    fn refuse(&self, connection: &Connection) -> bool {
+        let Err(failure) = (self.guard)(connection.peer()) else { return false };
+        warn!(self.logger, "refused a receiver"; "receiver" => connection.peer().0,
+            "reason" => %failure);
+        connection.close(&failure.message);
+        true
+    }
+
     fn accepted(&mut self, connection: Connection) {
         let name = self.name();
         let receiver = connection.peer();
+        if self.refuse(&connection) {
+            return;
+        }
         self.connections.insert(name, connection.clone());
         tokio::spawn(serve(connection, name, self.inputs.clone()));
         self.handle(Input::Connected { connection: name, receiver });
@@ -217,6 +235,14 @@ impl Driver {
         send: SendStream,
         request: Result<crate::types::PullRequest, String>,
     ) {
+        let Some(asking) = self.connections.get(&connection) else { return };
+        if self.refuse(asking) {
+            return self.handle(Input::Closed { connection });
+        }
+        if let Err(problem) = &request {
+            warn!(self.logger, "refused a malformed request"; "receiver" => asking.peer().0,
+                "error" => problem);
+        }
         let stream = self.name();
         let (commands, queue) = mpsc::unbounded_channel();
         // The machine bounds what is queued: a few answers, and the frames it reads ahead.

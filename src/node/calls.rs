@@ -166,6 +166,11 @@ pub(super) async fn answer(shared: &Arc<Shared>, from: NodeId, request: Bytes) -
         }
         Err(error) => Err(Failure::new(Code::InvalidArgument, format!("a call of {error}"))),
     };
+    if let Err(failure) = &result
+        && matches!(failure.code, Code::InvalidArgument | Code::Unauthenticated)
+    {
+        slog::warn!(shared.logger, "refused a call"; "peer" => from.0, "error" => %failure);
+    }
     let response = match result {
         Ok(body) => PeerResponse { failure: None, body },
         Err(failure) => PeerResponse { failure: Some(failure_to_proto(&failure)), body: None },
@@ -179,7 +184,7 @@ async fn answer_body(
     body: peer_request::Body,
 ) -> Result<Option<peer_response::Body>, Failure> {
     use peer_request::Body;
-    refuse_strangers(shared, from)?;
+    shared.members.refuse_removed(from)?;
     match body {
         Body::Propose(call) => {
             // What this release cannot read would halt every node of it once committed.
@@ -210,21 +215,6 @@ async fn answer_body(
             Ok(Some(peer_response::Body::Nodes(v1::ListNodesResponse { nodes })))
         }
     }
-}
-
-/// A node that was removed keeps its certificate, and is a stranger all the same. A node newer than
-/// any that this one knows is none: this one may lag behind the entry that enrolled it, and may even
-/// have to learn of it from that very node.
-pub(super) fn refuse_strangers(shared: &Shared, from: NodeId) -> Result<(), Failure> {
-    let nodes = shared.nodes.borrow();
-    let newest = nodes.iter().map(|node| node.id).max();
-    // Before its first state a joiner knows nobody and can only trust certificates.
-    if newest.is_none_or(|newest| from > newest) || nodes.iter().any(|node| node.id == from) {
-        return Ok(());
-    }
-    let message = format!("node {from} is not of this cluster (any more)");
-    Err(Failure::new(Code::Unauthenticated, message)
-        .hint("a removed node comes back as a new one: empty its data directory and join again"))
 }
 
 /// Proposes for a peer. A joiner may ask any node, so a membership call is forwarded once more.

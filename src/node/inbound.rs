@@ -22,7 +22,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbound: mpsc::Receiver<Inbound
     while let Some(next) = inbound.recv().await {
         match next {
             Inbound::Frame { from, address, bytes } => {
-                if calls::refuse_strangers(&shared, from).is_err() {
+                if shared.members.refuse_removed(from).is_err() {
                     continue;
                 }
                 // A node that lags far behind may be led by one it never heard of.

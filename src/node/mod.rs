@@ -20,6 +20,7 @@ mod inbound;
 mod inbox;
 mod live;
 mod log_thread;
+mod members;
 mod metrics;
 mod peers;
 mod process;
@@ -31,7 +32,7 @@ mod status;
 mod waiters;
 
 pub use bulk_receiver::{BulkEvent, BulkReceiver};
-pub use bulk_sender::{BulkSender, SenderStatus};
+pub use bulk_sender::{BulkSender, Guard, SenderStatus};
 pub use handle::{Handle, Health, StateView};
 pub use peers::{CallError, Class, Inbound, Peers};
 pub use snapshots::Options as SnapshotOptions;

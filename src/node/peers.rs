@@ -549,9 +549,16 @@ async fn answer_call(
     mut request: RecvStream,
     mut answer: SendStream,
 ) {
-    let Ok(Some(bytes)) = request.next_frame_bytes(CALL_FRAME_BYTES_MAX).await else {
+    let bytes = match request.next_frame_bytes(CALL_FRAME_BYTES_MAX).await {
+        Ok(Some(bytes)) => bytes,
         // Not a whole request, or one too large: the caller knows that it was not executed.
-        return answer.reset(CALL_OVERLOADED);
+        Ok(None) => return answer.reset(CALL_OVERLOADED),
+        Err(error) => {
+            if matches!(error, NetError::FrameTooLarge { .. }) {
+                warn!(context.logger, "refused a call"; "peer" => from.0, "reason" => %error);
+            }
+            return answer.reset(CALL_OVERLOADED);
+        }
     };
     // Held until the answer is sent: bounds what all calls keep in memory.
     let Ok(_room) = context.calls_served.clone().try_acquire_many_owned(permits(bytes)) else {

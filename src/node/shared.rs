@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::inbox::Inbox;
 use super::live::{Digests, Live, Prepared};
+use super::members::Members;
 use super::peers::Peers;
 use super::snapshots::Snapshots;
 use super::waiters::Waiters;
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     pub snapshots: Snapshots,
     pub published: watch::Sender<Published>,
     pub nodes: watch::Sender<Vec<Node>>,
+    pub members: Members,
     /// The first thing sent here ends the node.
     pub failures: mpsc::UnboundedSender<NodeError>,
     pub runtime: tokio::runtime::Handle,

@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 
 use super::NodeError;
 use super::bulk_receiver::{BulkEvent, BulkReceiver};
-use super::bulk_sender::BulkSender;
+use super::bulk_sender::{BulkSender, Guard};
+use super::members::Members;
 use super::peers::Class;
 use super::shared::Shared;
 use crate::codec::peer::encode_envelope;
@@ -79,6 +80,15 @@ struct Memory {
     pinned: BTreeSet<NodeId>,
 }
 
+/// The bulk lane.
+pub(super) struct Bulk<'a> {
+    pub endpoint: Endpoint,
+    /// Drives it.
+    pub runtime: &'a tokio::runtime::Handle,
+    /// Whom it serves.
+    pub members: &'a Members,
+}
+
 impl Snapshots {
     /// Opens the store and the staging area, and goes on with a pull that a restart interrupted.
     /// Also returns the newest stored snapshot, to be offered.
@@ -86,8 +96,7 @@ impl Snapshots {
         options: &super::Options,
         data: &DataDir,
         identity: &Identity,
-        endpoint: Endpoint,
-        bulk_runtime: &tokio::runtime::Handle,
+        Bulk { endpoint, runtime, members }: Bulk<'_>,
         logger: &Logger,
     ) -> Result<(Self, Option<Offer>), NodeError> {
         let failed = |error: String| NodeError::Snapshots(error);
@@ -112,7 +121,7 @@ impl Snapshots {
             bytes_per_second: chosen.bytes_per_second,
             ..sender::Options::default()
         };
-        let _inside = bulk_runtime.enter();
+        let _inside = runtime.enter();
         let (receiver, events) = BulkReceiver::start(
             receiver_options,
             endpoint.clone(),
@@ -121,8 +130,15 @@ impl Snapshots {
             logger.clone(),
         )
         .map_err(|error| failed(error.to_string()))?;
-        let sender =
-            BulkSender::start(sender_options, endpoint.clone(), store.clone(), logger.clone());
+        let members = members.clone();
+        let guard: Guard = Arc::new(move |receiver| members.refuse_removed(receiver));
+        let sender = BulkSender::start(
+            sender_options,
+            endpoint.clone(),
+            store.clone(),
+            guard,
+            logger.clone(),
+        );
         let offer = store.list().first().and_then(|meta| offer(&store, meta));
         let snapshots = Snapshots {
             options: chosen,

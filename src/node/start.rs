@@ -17,9 +17,10 @@ use super::carry::Carrier;
 use super::handle::Handle;
 use super::inbox::{Clock, Inbox};
 use super::live::{Digests, Live, Prepared};
+use super::members::Members;
 use super::peers::{Inbound, Peers};
 use super::shared::{Published, Shared};
-use super::snapshots::Snapshots;
+use super::snapshots::{Bulk, Snapshots};
 use super::waiters::Waiters;
 use super::{calls, enroll, inbound, log_thread, raft_thread};
 use crate::kv::KvError;
@@ -31,6 +32,12 @@ use crate::types::{Addresses, Code, Command, Failure, NodeId, Request, Role};
 
 /// Inbound frames and calls that wait for their task.
 const INBOUND_MAX: usize = 1024;
+/// How often a node looks whether it is a member.
+const MEMBERSHIP_LOOK: Duration = Duration::from_millis(500);
+/// How long a node that was admitted waits for the leader's first word before it asks again.
+const ADMISSION_WAIT: Duration = Duration::from_secs(2);
+/// A member that has known no leader for so long asks whether it was removed.
+const LEADERLESS: Duration = Duration::from_secs(5);
 
 /// What a node needs to run.
 #[derive(Clone, Debug)]
@@ -178,21 +185,25 @@ impl Node {
             peers.set_address(*node, address);
         }
         let stop = CancellationToken::new();
-        let (snapshots, offer) =
-            Snapshots::start(&options, &data, &identity, bulk_endpoint, bulk_runtime, &logger)?;
+        let nodes = disk.state.as_ref().map(State::nodes).unwrap_or_default();
+        let nodes = watch::Sender::new(nodes);
+        let live = disk.generation.map(|generation| (generation, disk.db.clone()));
+        let live = live.and_then(|(generation, db)| db.map(|db| (generation, db)));
+        let live = Arc::new(Live::new(live));
+        let members = Members::new(nodes.subscribe(), live.clone());
+        let lane = Bulk { endpoint: bulk_endpoint, runtime: bulk_runtime, members: &members };
+        let (snapshots, offer) = Snapshots::start(&options, &data, &identity, lane, &logger)?;
         let clock = Clock::new();
         let core = start_core(&options, &identity, &disk, offer, clock, &logger)?;
         let published = published(&core);
-        let nodes = disk.state.as_ref().map(State::nodes).unwrap_or_default();
-        let live = disk.generation.map(|generation| (generation, disk.db.clone()));
-        let live = live.and_then(|(generation, db)| db.map(|db| (generation, db)));
         let shared = Arc::new(Shared {
             digests: Arc::new(Digests::new(logger.clone(), runtime.clone())),
-            live: Arc::new(Live::new(live)),
+            live,
+            members,
             prepared: Arc::new(Prepared::default()),
             waiters: Waiters::default(),
             published: watch::Sender::new(published),
-            nodes: watch::Sender::new(nodes),
+            nodes,
             log: disk.log.clone(),
             databases: disk.databases.clone(),
             started: Instant::now(),
@@ -332,7 +343,7 @@ impl Node {
         };
         until_stopped(Box::pin(inbound::run(shared.clone(), inbound)));
         until_stopped(Box::pin(super::snapshots::run(shared.clone())));
-        until_stopped(Box::pin(seek_admission(shared.clone())));
+        until_stopped(Box::pin(watch_membership(shared.clone())));
         until_stopped(Box::pin(tell_addresses(shared.clone())));
     }
 }
@@ -438,32 +449,49 @@ fn published(core: &Core) -> Published {
     }
 }
 
-/// Asks one known node after another to be made a learner, until this node is a member.
-async fn seek_admission(shared: Arc<Shared>) {
-    let mut published = shared.published.subscribe();
+/// Sees to it that this node is a member: one that is not yet asks to be made a learner; one that
+/// has known no leader for a while asks whether it was removed.
+async fn watch_membership(shared: Arc<Shared>) {
+    let mut led_at = Instant::now();
     for attempt in 0usize.. {
-        if published.borrow_and_update().standing.role != Role::Enrolled {
-            return;
+        let standing = shared.published.borrow().standing.clone();
+        let enrolled = standing.role == Role::Enrolled;
+        if standing.leader.is_some() {
+            led_at = Instant::now();
         }
-        let mut known: Vec<NodeId> = shared.options.seeds.iter().map(|seed| seed.0).collect();
-        known.extend(shared.nodes.borrow().iter().map(|node| node.id));
-        known.retain(|node| *node != shared.id());
-        if known.is_empty() {
-            return;
-        }
-        let peer = known[attempt % known.len()];
-        match calls::ask_admission(&shared, peer).await {
-            Ok(()) => tokio::time::sleep(Duration::from_secs(2)).await,
-            Err(failure) => {
-                slog::info!(shared.logger, "not admitted yet"; "peer" => peer.0,
-                    "error" => %failure);
-                if matches!(failure.code, Code::NodeNotFound | Code::Unauthenticated) {
+        let mut pause = MEMBERSHIP_LOOK;
+        if enrolled || led_at.elapsed() >= LEADERLESS {
+            match ask_known_node(&shared, attempt, enrolled).await {
+                Ok(()) => pause = ADMISSION_WAIT,
+                Err(failure) if failure.code == Code::Unauthenticated => {
+                    slog::error!(shared.logger, "this node was removed"; "told" => %failure);
                     return shared.fail(NodeError::Removed);
                 }
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                Err(failure) if enrolled => {
+                    slog::info!(shared.logger, "not admitted yet"; "error" => %failure);
+                }
+                // Nobody can be reached: so it is no wonder that there is no leader.
+                Err(_) => {}
             }
         }
+        tokio::time::sleep(pause).await;
     }
+}
+
+/// Asks one of the other nodes that this one knows, another at each attempt. A node that was removed
+/// is told so, whatever it asks.
+async fn ask_known_node(shared: &Shared, attempt: usize, enrolled: bool) -> Result<(), Failure> {
+    let mut known: Vec<NodeId> = shared.options.seeds.iter().map(|seed| seed.0).collect();
+    known.extend(shared.nodes.borrow().iter().map(|node| node.id));
+    known.retain(|node| *node != shared.id());
+    if known.is_empty() {
+        return Ok(());
+    }
+    let peer = known[attempt % known.len()];
+    if enrolled {
+        return calls::ask_admission(shared, peer).await;
+    }
+    calls::status_of(shared, peer).await.map(|_| ())
 }
 
 /// Tells the cluster where this node listens, if that is not what the cluster knows.

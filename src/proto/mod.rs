@@ -1,8 +1,10 @@
 //! Generated protobuf code. Conversions to the domain types stand beside it, one file a subject.
 
+pub mod codec;
 mod entry;
 mod error;
 mod failure;
+pub mod fields;
 mod membership;
 pub mod public;
 mod reply;

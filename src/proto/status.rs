@@ -34,18 +34,22 @@ struct RichDetail {
     value: Bytes,
 }
 
-/// The status that carries `failure` to a client, whole.
+/// The status that carries `failure` to a client, whole; with the usual hint if it has none.
 pub fn failure_to_status(failure: &Failure) -> Status {
+    let mut failure = failure.clone();
+    if failure.hint.is_empty() {
+        failure.hint = failure.code.usual_hint().to_owned();
+    }
     let code = grpc_code(failure.code);
     let details = RichStatus {
         code: code as i32,
         message: failure.message.clone(),
         details: vec![RichDetail {
             type_url: FAILURE_TYPE_URL.to_owned(),
-            value: Bytes::from(failure_to_proto(failure).encode_to_vec()),
+            value: Bytes::from(failure_to_proto(&failure).encode_to_vec()),
         }],
     };
-    Status::with_details(code, failure.message.clone(), Bytes::from(details.encode_to_vec()))
+    Status::with_details(code, failure.message, Bytes::from(details.encode_to_vec()))
 }
 
 /// The failure in a status's details; None if there is none, as in a status of the transport.
@@ -125,6 +129,14 @@ mod tests {
         assert_eq!(rich.details[0].type_url, FAILURE_TYPE_URL);
         let inner = v1::Failure::decode(rich.details[0].value.as_ref()).unwrap();
         assert_eq!(inner.code, "key_empty");
+    }
+
+    #[test]
+    fn a_failure_without_a_hint_gets_the_usual_one() {
+        for code in Code::ALL {
+            let status = failure_to_status(&Failure::new(*code, "what went wrong"));
+            assert_eq!(failure_in_status(&status).unwrap().hint, code.usual_hint());
+        }
     }
 
     #[test]

@@ -9,7 +9,12 @@ use raft::eraftpb;
 use thiserror::Error;
 
 use super::LogEntry;
+use crate::limits::APPEND_ENTRIES_MAX;
+use crate::proto::fields::count_nested;
 use crate::types::ConfState;
+
+/// Field number of `Message.entries`.
+const ENTRIES_FIELD: u32 = 7;
 
 /// Bytes that are no raft message. Reject: the peer is broken or hostile; drop what it sent.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -28,6 +33,10 @@ pub enum WireError {
 /// Parses a message of a peer.
 pub fn decode_message(bytes: &Bytes) -> Result<eraftpb::Message, WireError> {
     refuse_groups(bytes, message_fields)?;
+    let entries = count_nested(bytes, &[], ENTRIES_FIELD, APPEND_ENTRIES_MAX);
+    if entries.map_err(WireError::Malformed)? > APPEND_ENTRIES_MAX {
+        return Err(WireError::Malformed(format!("more than {APPEND_ENTRIES_MAX} entries")));
+    }
     let mut message = eraftpb::Message::default();
     message.merge_from_bytes(bytes).map_err(|e| WireError::Malformed(e.to_string()))?;
     for entry in message.get_entries() {

@@ -57,7 +57,7 @@ pub(super) fn apply(
     let (index, reply) = match &committed.payload {
         Payload::Empty => (committed.index, Ok(Reply::Done)),
         Payload::Command(entry) => match execution.open(entry)? {
-            Ok(Some(request)) => execution.run(&request)?,
+            Ok(Some((request, bytes))) => execution.run(&request, &bytes)?,
             Ok(None) => (committed.index, Ok(Reply::Done)),
             Err(failure) => (committed.index, Err(failure)),
         },
@@ -87,14 +87,15 @@ impl Execution<'_> {
         bytes.map(|bytes| rows::decode(key, &bytes)).transpose()
     }
 
-    /// Takes the entry's time and its request; None if it only carries the time.
+    /// Takes the entry's time and its request, decoded and as it was; None if it only carries the
+    /// time.
     ///
     /// Bytes that no release reads are refused, alike on every replica. What a newer release may
     /// read halts this node: its peers may have executed it.
     pub(super) fn open(
         &mut self,
         entry: &Bytes,
-    ) -> Result<Result<Option<Request>, Failure>, StateError> {
+    ) -> Result<Result<Option<(Request, Bytes)>, Failure>, StateError> {
         let (time_unix_ms, request) = match decode_entry(entry.clone()) {
             Ok(entry) => entry,
             Err(error) => return self.refuse(error),
@@ -105,8 +106,8 @@ impl Execution<'_> {
         if request.is_empty() {
             return Ok(Ok(None));
         }
-        match decode_request(request) {
-            Ok(request) => Ok(Ok(Some(request))),
+        match decode_request(request.clone()) {
+            Ok(decoded) => Ok(Ok(Some((decoded, request)))),
             Err(error) => self.refuse(error),
         }
     }

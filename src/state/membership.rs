@@ -29,7 +29,7 @@ impl Execution<'_> {
             return Ok(Ok(Reply::Done));
         }
         let request = match self.open(context)? {
-            Ok(Some(request)) => request,
+            Ok(Some((request, _))) => request,
             Ok(None) => return Ok(Ok(Reply::Done)),
             Err(failure) => return Ok(Err(failure)),
         };

@@ -91,6 +91,11 @@ pub fn nodes(view: &dyn View) -> Result<Vec<Node>, StateError> {
     Ok(nodes)
 }
 
+/// The index at which a node was removed, if it was.
+pub fn removed_at(view: &dyn View, node: NodeId) -> Result<Option<Index>, StateError> {
+    Ok(rows::find::<AtIndex>(view, &Key::RemovedNode(node))?.map(|row| row.index))
+}
+
 /// Nodes that were removed, each with the index of its removal, by id.
 pub fn removed_nodes(view: &dyn View) -> Result<Vec<(NodeId, Index)>, StateError> {
     let mut nodes = Vec::new();

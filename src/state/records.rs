@@ -123,7 +123,12 @@ impl Execution<'_> {
             let layer = targets[&write.collection].layer;
             let versions = versions_of(layer, &write.key);
             let held = self.held(cursor.as_mut(), &versions, write.key.len())?;
-            judge(place, write, held.as_ref())?;
+            judge(write, held.as_ref()).map_err(|mut failure| {
+                if batch.writes.len() > 1 {
+                    failure.message = format!("write {place}: {}", failure.message);
+                }
+                failure
+            })?;
             judged.push(Judged { versions, held });
         }
         drop(cursor);
@@ -228,7 +233,7 @@ fn held_in(row: &[u8], value: &[u8], key_bytes: usize) -> Result<Option<Held>, S
     })
 }
 
-fn judge(place: usize, write: &Write, held: Option<&Held>) -> Result<(), Failure> {
+fn judge(write: &Write, held: Option<&Held>) -> Result<(), Failure> {
     let problem = match (write.condition, held) {
         (Condition::Always, _) | (Condition::Absent, None) => return Ok(()),
         (Condition::Version(wanted), Some(held)) if held.version == wanted => return Ok(()),
@@ -240,7 +245,7 @@ fn judge(place: usize, write: &Write, held: Option<&Held>) -> Result<(), Failure
         }
         (Condition::Version(wanted), None) => format!("holds no value, not version {wanted}"),
     };
-    Err(Failure::new(Code::ConditionFailed, format!("write {place}: {} {problem}", shown(write)))
+    Err(Failure::new(Code::ConditionFailed, format!("{} {problem}", shown(write)))
         .hint("read the key again and decide anew"))
 }
 

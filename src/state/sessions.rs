@@ -1,6 +1,7 @@
 //! Client sessions: a command sent twice is executed once.
 //!
-//! A session remembers its last command's sequence and outcome, refusals included. At most
+//! A session remembers its last command, its sequence and outcome, refusals included. Another
+//! command under the same number is refused: its caller would take the answer for its own. At most
 //! `SESSIONS_MAX` are kept; a new one beyond that evicts the least recently used. Uses are ordered
 //! by log index, so every replica evicts the same session. A command of an evicted session is
 //! never executed: nobody could say whether it had been before.
@@ -8,7 +9,7 @@
 use crate::codec::stored::{self, Answer, AtIndex};
 use crate::kv::Family;
 use crate::limits::SESSIONS_MAX;
-use crate::types::{Code, Failure, Index, Reply, Request};
+use crate::types::{Code, Digest, Failure, Index, Reply, Request, SessionSequence};
 
 use super::apply::Execution;
 use super::error::StateError;
@@ -18,8 +19,9 @@ use super::key::{Key, Kind};
 type Executed = (Index, Result<Reply, Failure>);
 
 impl Execution<'_> {
-    /// Executes a request, or repeats the answer it was given before.
-    pub(super) fn run(&mut self, request: &Request) -> Result<Executed, StateError> {
+    /// Executes a request, or repeats the answer it was given before. `bytes` are the request as
+    /// the log holds it, alike on every replica.
+    pub(super) fn run(&mut self, request: &Request, bytes: &[u8]) -> Result<Executed, StateError> {
         let index = self.index();
         let Some(place) = request.session else {
             return Ok((index, self.execute(&request.command)?));
@@ -40,10 +42,11 @@ impl Execution<'_> {
         let executed = if place.sequence > session.sequence {
             let result = self.execute(&request.command)?;
             session.sequence = place.sequence;
-            session.outcome = Some(Answer { index, outcome: (&result).into() });
+            let command = fingerprint(bytes);
+            session.outcome = Some(Answer { index, command, outcome: (&result).into() });
             (index, result)
         } else if place.sequence == session.sequence {
-            repeat(place.session, &session)?
+            repeat(index, place, &session, bytes)?
         } else {
             let failure = Failure::new(
                 Code::SequenceStale,
@@ -98,10 +101,35 @@ impl Execution<'_> {
     }
 }
 
-fn repeat(id: u64, session: &stored::Session) -> Result<Executed, StateError> {
+fn repeat(
+    index: Index,
+    place: SessionSequence,
+    session: &stored::Session,
+    bytes: &[u8],
+) -> Result<Executed, StateError> {
+    let SessionSequence { session: id, sequence } = place;
     let answer = session.outcome.clone().ok_or_else(|| {
         StateError::corrupt(format!("session {id} does not remember its last answer"))
     })?;
+    if answer.command != fingerprint(bytes) {
+        let failure = Failure::new(
+            Code::InvalidArgument,
+            format!(
+                "sequence {sequence} of session {id} was another command's, at {}",
+                answer.index
+            ),
+        );
+        return Ok((
+            index,
+            Err(failure.hint("give each command of a session a number of its own")),
+        ));
+    }
     let result = answer.outcome.into_result();
     Ok((answer.index, result.map_err(|error| StateError::row(Family::Meta, error))?))
+}
+
+/// Tells one request from another.
+fn fingerprint(bytes: &[u8]) -> [u8; 16] {
+    let digest = Digest::of(bytes).0;
+    std::array::from_fn(|at| digest[at])
 }

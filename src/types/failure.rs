@@ -116,6 +116,56 @@ impl Code {
     pub fn parse(text: &str) -> Option<Code> {
         Code::ALL.iter().copied().find(|code| code.as_str() == text)
     }
+
+    /// What to do next where the failure itself does not say.
+    pub fn usual_hint(self) -> &'static str {
+        match self {
+            Code::InvalidName => {
+                "names start with a-z or 0-9, go on with a-z 0-9 . _ - and have at most 63 characters"
+            }
+            Code::InvalidArgument => "correct what is named, then send it again",
+            Code::KeyEmpty => "keys have 1 to 4096 bytes",
+            Code::KeyTooLarge => "keys have at most 4096 bytes",
+            Code::ValueTooLarge => "values have at most 4 MiB; split it over several keys",
+            Code::BatchTooLarge => "send fewer records at once",
+            Code::DuplicateKey => "name each key once",
+            Code::NamespaceNotFound => "`ratoon namespace list` shows what exists",
+            Code::CollectionNotFound => "`ratoon collection list` shows what exists",
+            Code::RecordNotFound => "`ratoon scan NS/NAME` shows the keys",
+            Code::AlreadyExists => "choose another name, or drop the old one first",
+            Code::NamespaceNotEmpty => {
+                "drop its collections first; `ratoon collection list` shows them"
+            }
+            Code::LimitReached => "drop what is not needed any more, then run it again",
+            Code::ConditionFailed => "read the record again and decide anew",
+            Code::CursorInvalid => "scan again from the start, without a cursor",
+            Code::SessionExpired => "read back what was written, then open a new session",
+            Code::SequenceStale => {
+                "number the commands of a session upwards, and repeat only the last one"
+            }
+            Code::TokenUnknown | Code::TokenUsed | Code::TokenExpired => {
+                "`ratoon token create` on a member makes a new one"
+            }
+            Code::WrongCluster => "check --profile and --endpoint: they are of another cluster",
+            Code::Unauthenticated => {
+                "use a profile with a client certificate of this cluster: `ratoon profile list`"
+            }
+            Code::NodeNotFound => "`ratoon node list` shows the nodes",
+            Code::MembershipRefused => "`ratoon node list` shows each node's role",
+            Code::NotCaughtUp => "wait until `ratoon status` shows it near the commit index",
+            Code::MembershipBusy => "wait a moment and run it again",
+            Code::SnapshotNotFound => "`ratoon snapshot list` shows what is stored",
+            Code::TransferNotFound => "`ratoon transfer list` shows what is under way",
+            Code::DiskFull => "free some disk on the node, then run it again",
+            Code::Corrupt => "replace the node: remove it, wipe its data, and join it anew",
+            Code::Unavailable => "check that a majority of nodes runs, then run it again",
+            Code::Overloaded => "run it again in a moment",
+            Code::NotReady => "wait until the node has its snapshot: `ratoon status`",
+            Code::ShuttingDown => "ask another node with --endpoint",
+            Code::OutcomeUnknown => "read back to see whether it was done, then run it again",
+            Code::Internal => "this is a bug; please report it with the node's log",
+        }
+    }
 }
 
 /// Why a request was not done, and who must act.

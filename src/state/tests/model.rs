@@ -94,9 +94,12 @@ type Records = BTreeMap<Bytes, (Bytes, u64)>;
 #[derive(Default)]
 struct Model {
     collections: BTreeMap<u8, Records>,
-    /// Id, last sequence, and what was answered where.
-    sessions: Vec<(u64, u64, Option<Answer>)>,
+    /// Id, last sequence, and what was answered to which command.
+    sessions: Vec<(u64, u64, Option<Remembered>)>,
 }
+
+/// A command of a session and its answer.
+type Remembered = (Command, Answer);
 
 /// Index of execution, and the reply's code or what existed.
 type Answer = (u64, Result<Vec<bool>, Code>);
@@ -120,10 +123,14 @@ impl Model {
             return (index, Err(Code::SequenceStale));
         }
         if place.sequence == last {
-            return self.sessions[at].2.clone().unwrap();
+            return match self.sessions[at].2.clone().unwrap() {
+                (command, answer) if command == request.command => answer,
+                _ => (index, Err(Code::InvalidArgument)),
+            };
         }
         let answer = (index, self.execute(batch, index));
-        self.sessions[at] = (place.session, place.sequence, Some(answer.clone()));
+        self.sessions[at] =
+            (place.session, place.sequence, Some((request.command.clone(), answer.clone())));
         answer
     }
 

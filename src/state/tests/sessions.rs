@@ -62,6 +62,20 @@ fn sequences_may_skip_but_not_go_back() {
 }
 
 #[test]
+fn another_command_under_a_used_number_is_neither_executed_nor_answered_as_the_first() {
+    let mut replica = Replica::with_collection();
+    let session = open(&mut replica);
+    let first = write_command(vec![put("k", "1")]);
+    let answered = replica.run_in(session, 1, first.clone());
+    let other = write_command(vec![put("k", "2")]);
+    assert_refused(replica.run_in(session, 1, other).reply, Code::InvalidArgument);
+    assert_eq!(replica.run_in(session, 1, first), answered, "the true retry is answered still");
+    replica.write_batch();
+    let record = read::get(&replica.view, &collection("c"), b"k").unwrap().unwrap();
+    assert_eq!(&record.value[..], b"1");
+}
+
+#[test]
 fn a_command_of_an_unknown_session_is_not_executed() {
     let mut replica = Replica::with_collection();
     let outcome = replica.run_in(77, 1, write_command(vec![put("k", "1")]));
