@@ -102,7 +102,7 @@ impl World {
         let boot = machine.disk.boot(state.as_ref(), live.as_ref())?;
         let log = machine.disk.log.clone();
         self.checks.boot(node, log.hard_state(), &boot)?;
-        self.checks.mirror_log(node, &log);
+        self.checks.mirror_log(node, &log)?;
         self.trace.note(now_us, node, "boot", [boot.applied, boot.hard_state.term]);
         self.figures.installs_redone += u64::from(redone);
         let logger = self.logger.new(slog::o!("node" => node.0));

@@ -136,7 +136,7 @@ impl World {
             Output::Persist { number, write } => {
                 let last = write.entries.last().map_or(0, |entry| entry.index);
                 trace.note(now, node, "persist", [*number, last]);
-                self.checks.persists(node, write)?;
+                self.checks.persists(node, *number, write)?;
             }
             Output::Apply { generation, entries } => {
                 let (first, last) = (entries[0].index, entries[entries.len() - 1].index);
