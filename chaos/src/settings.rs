@@ -40,6 +40,10 @@ pub struct Settings {
     pub snapshots_kept: usize,
     /// Links.
     pub network: NetworkSettings,
+    /// Snapshots carry ballast, so that a part has several chunks.
+    pub ballast: bool,
+    /// Pulls.
+    pub transfer: TransferSettings,
     /// Disks.
     pub disk: DiskSettings,
     /// Clients.
@@ -61,6 +65,27 @@ pub struct NetworkSettings {
     pub duplicates: u64,
     /// Messages that take a hundred times as long, permille.
     pub stragglers: u64,
+    /// Chunk frames whose data arrives damaged, permille.
+    pub corruption: u64,
+}
+
+/// See `transfer::receiver::Options` and `transfer::sender::Options`.
+#[derive(Clone, Debug)]
+pub struct TransferSettings {
+    /// Parallel streams.
+    pub streams: usize,
+    /// Limit of a receiver, bytes a second.
+    pub bytes_per_second: u64,
+    /// A source is given up after this.
+    pub grace_ms: u64,
+    /// Received bytes that may wait for the disk.
+    pub unwritten_bytes_max: u64,
+    /// Bytes of one request.
+    pub run_bytes: u64,
+    /// Receivers served at once.
+    pub pulls_max: usize,
+    /// Bytes a source reads ahead.
+    pub buffer_bytes_max: u64,
 }
 
 /// How long work takes, microseconds on average.
@@ -84,6 +109,8 @@ pub struct DiskSettings {
     pub install_us: u64,
     /// One operation on staged parts of a snapshot.
     pub stage_us: u64,
+    /// A staging operation finds the disk full, permille.
+    pub full: u64,
     /// Preparing a snapshot fails, permille.
     pub prepare_failures: u64,
     /// Building a snapshot fails, permille.
@@ -162,6 +189,8 @@ impl Settings {
             flush_bytes: r.magnitude(300, 20_000),
             promotion_lag_max: r.magnitude(5, 1_000),
             snapshots_kept: r.between(1, 3) as usize,
+            ballast: r.chance(50),
+            transfer: TransferSettings::draw(r),
             network: NetworkSettings::draw(r),
             disk: DiskSettings::draw(r),
             load: LoadSettings::draw(r),
@@ -178,6 +207,21 @@ impl NetworkSettings {
             loss: *r.pick(&[0, 0, 5, 30, 100]),
             duplicates: *r.pick(&[0, 0, 5, 50]),
             stragglers: *r.pick(&[0, 0, 2, 20]),
+            corruption: *r.pick(&[0, 0, 50, 300]),
+        }
+    }
+}
+
+impl TransferSettings {
+    fn draw(r: &mut Random) -> Self {
+        TransferSettings {
+            streams: r.between(1, 4) as usize,
+            bytes_per_second: *r.pick(&[0, 0, 20_000, 200_000]),
+            grace_ms: r.magnitude(1_000, 20_000),
+            unwritten_bytes_max: r.magnitude(1_000, 10_000_000),
+            run_bytes: r.magnitude(1_000, 10_000_000),
+            pulls_max: r.between(1, 4) as usize,
+            buffer_bytes_max: r.magnitude(1_000, 10_000_000),
         }
     }
 }
@@ -194,6 +238,7 @@ impl DiskSettings {
             prepare_us: r.magnitude(1_000, 500_000),
             install_us: r.magnitude(100, 100_000),
             stage_us: r.magnitude(100, 50_000),
+            full: *r.pick(&[0, 0, 20, 100]),
             prepare_failures: *r.pick(&[0, 0, 100]),
             build_failures: *r.pick(&[0, 0, 200]),
             early_flushes: *r.pick(&[0, 20, 300]),

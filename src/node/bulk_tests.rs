@@ -74,7 +74,13 @@ impl Source {
         let endpoint = endpoint(Lane::Bulk, &identity(authority, node));
         let served: Arc<dyn SnapshotStore> = store.clone();
         let options = sender::Options::default();
-        let sender = BulkSender::start(options, endpoint.clone(), served, logger());
+        let sender = BulkSender::start(
+            options,
+            endpoint.clone(),
+            served,
+            std::sync::Arc::new(|_| Ok(())),
+            logger(),
+        );
         Source { root, store, endpoint, sender, id, content }
     }
 

@@ -22,15 +22,26 @@ pub(super) struct Pending {
     durable: u64,
     /// The commit index in the last write asked for.
     asked_commit: Index,
-    /// Last entry of each write under way.
-    writes: VecDeque<(u64, Index)>,
+    /// Writes under way.
+    writes: VecDeque<Write>,
     /// The last write that changed term or vote.
     vote_write: u64,
     /// Messages that leave once a write is durable, in order.
     gated: VecDeque<(u64, Message)>,
+    /// Hand-outs that wait for a write, in order: see `hand_out`.
+    held: VecDeque<(u64, Output)>,
     /// Bytes handed to apply and not reported applied: index past the last of each hand-out.
     applying: VecDeque<(Index, usize)>,
     applying_bytes: usize,
+}
+
+/// A write on its way to the disk.
+struct Write {
+    number: u64,
+    /// The newest Ready whose entries and hard state it holds.
+    ready: u64,
+    /// Its last entry that no later write has replaced; 0: it has none.
+    last: Index,
 }
 
 impl Pending {
@@ -44,6 +55,7 @@ impl Pending {
             writes: VecDeque::new(),
             vote_write: 0,
             gated: VecDeque::new(),
+            held: VecDeque::new(),
             applying: VecDeque::new(),
             applying_bytes: 0,
         }
@@ -85,7 +97,7 @@ impl Core {
             let mut ready = self.raw.ready();
             self.raw.mut_store().withhold_entries(false);
             assert!(ready.snapshot().get_metadata().index == 0, "a snapshot outside an install");
-            let number = ready.number();
+            let ready_number = ready.number();
             let read_states = ready.take_read_states();
             let entries = ready.take_entries();
             let hard_state = ready.hs().cloned();
@@ -94,21 +106,22 @@ impl Core {
             let committed = ready.take_committed_entries();
 
             self.raw.mut_store().append(&entries);
+            let mut vote_changed = false;
             if let Some(hs) = hard_state {
                 let next = HardState { term: hs.term, vote: hs.vote, commit: hs.commit };
-                let vote_changed = (next.term, next.vote)
-                    != (self.pending.hard_state.term, self.pending.hard_state.vote);
+                let before = self.pending.hard_state;
+                vote_changed = (next.term, next.vote) != (before.term, before.vote);
                 self.pending.hard_state = next;
-                if vote_changed {
-                    self.pending.vote_write = number;
-                }
             }
-            if !entries.is_empty() || self.pending.vote_write == number {
-                self.ask_to_persist(number, &entries);
+            if !entries.is_empty() || vote_changed {
+                self.ask_to_persist(ready_number, &entries);
+            }
+            if vote_changed {
+                self.pending.vote_write = self.pending.asked;
             }
             self.raw.advance_append_async(ready);
             if self.pending.is_durable() {
-                self.raw.on_persist_ready(number);
+                self.raw.on_persist_ready(ready_number);
             }
 
             // A lone voter wins inside `campaign` and speaks as leader in the same Ready; its term
@@ -134,16 +147,17 @@ impl Core {
                 || !raft.raft_log.unstable_entries().is_empty())
     }
 
-    fn ask_to_persist(&mut self, number: u64, entries: &[Entry]) {
+    fn ask_to_persist(&mut self, ready: u64, entries: &[Entry]) {
         if let Some(first) = entries.first() {
             // What an earlier write holds from here on has been replaced.
-            for (_, last) in &mut self.pending.writes {
-                *last = (*last).min(first.index - 1);
+            for write in &mut self.pending.writes {
+                write.last = write.last.min(first.index - 1);
             }
         }
+        self.pending.asked += 1;
+        let number = self.pending.asked;
         let last = entries.last().map_or(0, |entry| entry.index);
-        self.pending.writes.push_back((number, last));
-        self.pending.asked = number;
+        self.pending.writes.push_back(Write { number, ready, last });
         self.pending.asked_commit = self.pending.hard_state.commit;
         let write = LogWrite {
             entries: entries.iter().map(encode_entry).collect(),
@@ -156,7 +170,8 @@ impl Core {
     /// never begins after what it knows to be committed.
     pub(super) fn persist_commit(&mut self, index: Index) {
         if self.pending.asked_commit < index {
-            self.ask_to_persist(self.pending.asked, &[]);
+            // Of no Ready: raft-rs has nothing to hear of it.
+            self.ask_to_persist(0, &[]);
         }
     }
 
@@ -164,23 +179,23 @@ impl Core {
         assert!(number <= self.pending.asked, "write {number} was never asked for");
         self.compaction.log_bytes = log_bytes;
         self.pending.durable = self.pending.durable.max(number);
-        while let Some(&(write, last)) = self.pending.writes.front() {
-            if write > number {
-                break;
-            }
-            self.pending.writes.pop_front();
-            self.raw.mut_store().set_durable(last);
+        let mut ready = 0;
+        while self.pending.writes.front().is_some_and(|write| write.number <= number) {
+            let write = self.pending.writes.pop_front().expect("front was there");
+            ready = ready.max(write.ready);
+            self.raw.mut_store().set_durable(write.last);
         }
         if self.install.is_stepped() {
             return;
         }
-        self.raw.on_persist_ready(number);
-        while let Some((write, _)) = self.pending.gated.front() {
-            if *write > number {
-                break;
-            }
+        self.raw.on_persist_ready(ready);
+        while self.pending.gated.front().is_some_and(|(write, _)| *write <= number) {
             let (_, message) = self.pending.gated.pop_front().expect("front was there");
             self.send(message);
+        }
+        while self.pending.held.front().is_some_and(|(write, _)| *write <= number) {
+            let (_, output) = self.pending.held.pop_front().expect("front was there");
+            self.outputs.push_back(output);
         }
     }
 
@@ -212,6 +227,10 @@ impl Core {
     }
 
     /// Hands committed entries to apply, taking membership changes on the way.
+    ///
+    /// A membership change is not handed out before it is durable here that it is committed: when
+    /// two voters become one, the one that is left would, after a crash, ask for the vote of the
+    /// one that has gone.
     fn hand_out(&mut self, entries: Vec<Entry>) -> Result<(), Halt> {
         let Some(last) = entries.last().map(|entry| entry.index) else { return Ok(()) };
         assert_eq!(entries[0].index, self.handed_out + 1, "committed entries have no gaps");
@@ -225,7 +244,18 @@ impl Core {
         self.pending.applying.push_back((last, bytes));
         self.pending.applying_bytes += bytes;
         self.compaction.note_handed_out(last, bytes as u64);
-        self.outputs.push_back(Output::Apply { generation: self.generation, entries: committed });
+        let changes = |entry: &Committed| matches!(entry.payload, Payload::ConfChange { .. });
+        let last_change = committed.iter().rfind(|entry| changes(entry)).map(|entry| entry.index);
+        let output = Output::Apply { generation: self.generation, entries: committed };
+        if let Some(index) = last_change {
+            self.persist_commit(index);
+        }
+        let wait = last_change.is_some() && !self.pending.is_durable();
+        match self.pending.held.back() {
+            None if !wait => self.outputs.push_back(output),
+            Some((write, _)) if !wait => self.pending.held.push_back((*write, output)),
+            _ => self.pending.held.push_back((self.pending.asked, output)),
+        }
         Ok(())
     }
 
@@ -255,12 +285,13 @@ impl Core {
         let conf_state = self.raw.apply_conf_change(&change).map_err(|e| halt(e.to_string()))?;
         let conf_state = self.take_conf_state(&conf_state);
         self.conf_index = entry.index;
-        let leads = self.raw.raft.state == StateRole::Leader;
-        if leads && !conf_state.voters.contains(&self.config.node.0) {
-            // An earlier leader removed this one. raft-rs would go on leading without a progress of
-            // its own, and panic at the next write.
-            let term = self.raw.raft.term;
-            self.raw.raft.become_follower(term, raft::INVALID_ID);
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Leader && !conf_state.voters.contains(&self.config.node.0) {
+            // raft-rs would go on to lead and panic at its next commit. The others may not know
+            // yet that this entry is committed.
+            raft.bcast_append();
+            let term = raft.term;
+            raft.become_follower(term, 0);
         }
         Ok(Payload::ConfChange { context: change.take_context(), conf_state })
     }

@@ -24,8 +24,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use commands::Outcome;
-pub use node::{Addresses, Exit, Node};
-pub use pull::Pull;
+pub use node::{Addresses, Node};
 
 /// How long anything that must happen may take. The machine may be busy with other things: a test
 /// never judges speed.

@@ -13,10 +13,15 @@ use super::committed::CommittedLog;
 /// See the module.
 #[derive(Default)]
 pub struct LogMatching {
-    /// Content of every entry ever written, and the term of the one before.
+    /// Content of every entry that was durable anywhere, and the term of the one before.
     entries: BTreeMap<(Index, Term), (Digest, Term)>,
     mirrors: BTreeMap<NodeId, Mirror>,
+    /// Written and not durable yet; a crash may forget them before anybody has seen them.
+    unsynced: BTreeMap<NodeId, Vec<(u64, Place)>>,
 }
+
+/// An entry: index, term, content, term of the one before.
+type Place = (Index, Term, Digest, Term);
 
 /// Terms of a node's log as its core asked to have it written.
 struct Mirror {
@@ -37,15 +42,39 @@ impl Mirror {
 
 impl LogMatching {
     /// A node starts from its log.
-    pub fn boot(&mut self, node: NodeId, log: &MemoryLog) {
-        let start = log.start().index;
-        let term = |index| log.term(index).expect("memory does not fail").expect("inside the log");
-        let terms = (start..=log.last_index()).map(term).collect();
+    pub fn boot(&mut self, node: NodeId, log: &MemoryLog) -> Result<()> {
+        let LogStart { index: start, term } = log.start();
+        let entries = log.entries(start + 1, log.last_index() + 1, u64::MAX)?;
+        let mut terms = vec![term];
+        self.unsynced.remove(&node);
+        for entry in entries {
+            let before = *terms.last().expect("it holds the start's");
+            self.match_entry((entry.index, entry.term, Digest::of(&entry.bytes), before))?;
+            terms.push(entry.term);
+        }
         self.mirrors.insert(node, Mirror { start, terms });
+        Ok(())
+    }
+
+    /// What a node has written is durable, up to a write's number.
+    pub fn synced(&mut self, node: NodeId, number: u64) -> Result<()> {
+        let unsynced = self.unsynced.entry(node).or_default();
+        let places: Vec<_> = unsynced.extract_if(.., |(write, _)| *write <= number).collect();
+        places.into_iter().try_for_each(|(_, place)| self.match_entry(place))
+    }
+
+    fn match_entry(&mut self, (index, term, content, before): Place) -> Result<()> {
+        let known = *self.entries.entry((index, term)).or_insert((content, before));
+        ensure!(
+            known == (content, before),
+            "two entries at index {index} of term {term}: {known:?}, {:?}",
+            (content, before)
+        );
+        Ok(())
     }
 
     /// A node asks for a write.
-    pub fn persists(&mut self, node: NodeId, write: &LogWrite) -> Result<()> {
+    pub fn persists(&mut self, node: NodeId, number: u64, write: &LogWrite) -> Result<()> {
         let Some(first) = write.entries.first() else { return Ok(()) };
         let mirror = self.mirrors.get_mut(&node).expect("it has booted");
         ensure!(
@@ -59,14 +88,8 @@ impl LogMatching {
         for entry in &write.entries {
             let before = *mirror.terms.last().expect("the start's term stays");
             ensure!(entry.term >= before, "entry {} has an older term than before", entry.index);
-            let content = (Digest::of(&entry.bytes), before);
-            let known = self.entries.entry((entry.index, entry.term)).or_insert(content);
-            ensure!(
-                *known == content,
-                "two entries at index {} of term {}: {known:?}, {content:?}",
-                entry.index,
-                entry.term
-            );
+            let place = (entry.index, entry.term, Digest::of(&entry.bytes), before);
+            self.unsynced.entry(node).or_default().push((number, place));
             mirror.terms.push(entry.term);
         }
         Ok(())

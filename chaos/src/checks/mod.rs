@@ -48,8 +48,13 @@ impl Checks {
     }
 
     /// What the log holds at boot.
-    pub fn mirror_log(&mut self, node: NodeId, log: &MemoryLog) {
-        self.log_matching.boot(node, log);
+    pub fn mirror_log(&mut self, node: NodeId, log: &MemoryLog) -> Result<()> {
+        self.log_matching.boot(node, log)
+    }
+
+    /// What a node wrote to its log is durable, up to a write's number.
+    pub fn synced(&mut self, node: NodeId, number: u64) -> Result<()> {
+        self.log_matching.synced(node, number)
     }
 
     /// A process died.
@@ -63,8 +68,8 @@ impl Checks {
     }
 
     /// A core asks for a write to its log.
-    pub fn persists(&mut self, node: NodeId, write: &LogWrite) -> Result<()> {
-        self.log_matching.persists(node, write)
+    pub fn persists(&mut self, node: NodeId, number: u64, write: &LogWrite) -> Result<()> {
+        self.log_matching.persists(node, number, write)
     }
 
     /// A core hands entries to apply. Answers how many are news to everybody.

@@ -6,12 +6,15 @@ use anyhow::{Context, Result, anyhow, ensure};
 use ratoon::raft::{Boot, Config, Core, HardState, LogStart, LogStore};
 use ratoon::state::{self, Genesis, State};
 use ratoon::storage::memory::{MemoryLog, MemoryState};
+use ratoon::transfer::{Sender, receiver, sender};
 use ratoon::types::{Addresses, Node, NodeId};
 
+use super::bulk_receiver::BulkReceiver;
+use super::bulk_sender::BulkSender;
 use super::calls::Origin;
 use super::clients::Response;
 use super::machine::{Disk, Machine, MachineEvent, Process};
-use super::snapshots::Puller;
+use super::staging::Staging;
 use super::{EPOCH_MS, Event, World};
 
 /// The node that every cluster begins with.
@@ -102,15 +105,17 @@ impl World {
         let boot = machine.disk.boot(state.as_ref(), live.as_ref())?;
         let log = machine.disk.log.clone();
         self.checks.boot(node, log.hard_state(), &boot)?;
-        self.checks.mirror_log(node, &log);
+        self.checks.mirror_log(node, &log)?;
         self.trace.note(now_us, node, "boot", [boot.applied, boot.hard_state.term]);
         self.figures.installs_redone += u64::from(redone);
         let logger = self.logger.new(slog::o!("node" => node.0));
         let core = Core::new(config, boot, Box::new(log), now, &logger)
             .map_err(|halt| anyhow!("it halts at boot: {halt}"))?;
+        let transfer = self.transfer_machines(node, boot_seed);
         let machine = self.machine_mut(node);
         machine.disk.synced_last = machine.disk.log.last_index();
-        machine.process = Some(Process::new(core, state, live, &machine.disk.seeds));
+        let seeds = machine.disk.seeds.clone();
+        machine.process = Some(Process::new(core, state, live, &seeds, transfer));
         let tick_us = machine.tick_us;
         self.push_machine(node, tick_us, MachineEvent::Tick);
         self.push_machine(node, 1_000, MachineEvent::SeekAdmission);
@@ -118,12 +123,34 @@ impl World {
         self.resume_pull(node)
     }
 
+    fn transfer_machines(&self, node: NodeId, seed: u64) -> (BulkReceiver, BulkSender) {
+        let settings = &self.settings.transfer;
+        let options = receiver::Options {
+            streams: settings.streams,
+            bytes_per_second: settings.bytes_per_second,
+            grace_ms: settings.grace_ms,
+            unwritten_bytes_max: settings.unwritten_bytes_max,
+            run_bytes_min: settings.run_bytes,
+            run_bytes_max: settings.run_bytes,
+            ..receiver::Options::new(node, self.cluster, seed)
+        };
+        let last = self.machine(node).disk.staging.last.clone();
+        let source = sender::Options {
+            pulls_max: settings.pulls_max,
+            buffer_bytes_max: settings.buffer_bytes_max,
+            ..sender::Options::default()
+        };
+        (BulkReceiver::new(options, last), BulkSender::new(Sender::new(source)))
+    }
+
     /// The process dies at once: what it did not sync or flush may be gone.
     pub(super) fn crash(&mut self, node: NodeId) -> Result<()> {
         let (log_seed, state_seed) = (self.random.next(), self.random.next());
+        let mut staging_random = self.random.fork();
         let machine = self.machine_mut(node);
         let Some(process) = machine.process.take() else { return Ok(()) };
         machine.disk.log.crash(log_seed);
+        machine.disk.staging.crash(&mut staging_random);
         for state in machine.disk.generations.values() {
             state.flush_some(state_seed);
             state.crash();
@@ -155,7 +182,7 @@ impl Disk {
             generations: BTreeMap::new(),
             plan: None,
             snapshots: BTreeMap::new(),
-            staged: None,
+            staging: Staging::default(),
             seeds,
         }
     }
@@ -167,10 +194,6 @@ impl Disk {
             if self.current != Some(plan.generation) {
                 self.log.reset_to(plan.start, plan.hard_state);
                 self.current = Some(plan.generation);
-            }
-            if self.staged.as_ref().is_some_and(|staged| staged.id() == plan.id) {
-                // The pull is over: the node runs on it.
-                self.staged = None;
             }
         }
         let current = self.current;
@@ -209,6 +232,7 @@ impl Process {
         state: Option<State>,
         live: Option<(u64, MemoryState)>,
         seeds: &BTreeSet<NodeId>,
+        (bulk, source): (BulkReceiver, BulkSender),
     ) -> Self {
         Process {
             core,
@@ -228,7 +252,8 @@ impl Process {
             next_waiter: 0,
             calls: BTreeMap::new(),
             admission_attempts: 0,
-            puller: Puller::default(),
+            bulk,
+            source,
         }
     }
 }

@@ -4,6 +4,7 @@
 use anyhow::{Result, anyhow, bail};
 use ratoon::raft::{Answer, Input, Output, Waiter};
 use ratoon::state::read;
+use ratoon::transfer::receiver::Input as Word;
 use ratoon::types::{Code, Failure, NodeId};
 
 use super::calls::Origin;
@@ -71,7 +72,10 @@ impl World {
             }
             Output::Persist { number, write } => self.log_job(node, LogJob::Write(number, write)),
             Output::CompactLog { start } => self.log_job(node, LogJob::Compact(start)),
-            Output::Install(plan) => self.log_job(node, LogJob::Install(plan)),
+            Output::Install(plan) => {
+                self.tell_receiver(node, Word::Stepped(plan.id))?;
+                self.log_job(node, LogJob::Install(plan));
+            }
             Output::Apply { generation, entries } => {
                 self.apply_job(node, ApplyJob::Apply(generation, entries));
             }
@@ -95,13 +99,16 @@ impl World {
                 let waiting = self.end_waiting(node, waiter)?;
                 self.serve_read(node, waiting, index)?;
             }
-            Output::FetchSnapshot { reference, index, from, .. } => {
-                self.fetch_snapshot(node, reference, index, from);
+            Output::FetchSnapshot { reference, index, message_bytes, .. } => {
+                self.fetch_snapshot(node, reference, index, message_bytes)?;
             }
-            Output::DiscardSnapshot { id } => self.end_pull(node, id),
+            Output::DiscardSnapshot { id } => {
+                self.machine_mut(node).alive().prepared = None;
+                self.tell_receiver(node, Word::Superseded(id))?;
+            }
             Output::SnapshotInstalled { id } => {
                 self.figures.snapshots_installed += 1;
-                self.end_pull(node, id);
+                self.tell_receiver(node, Word::Installed(id))?;
             }
             Output::Pins(pins) => self.take_pins(node, pins),
             Output::Nodes(nodes) => {
@@ -136,7 +143,7 @@ impl World {
             Output::Persist { number, write } => {
                 let last = write.entries.last().map_or(0, |entry| entry.index);
                 trace.note(now, node, "persist", [*number, last]);
-                self.checks.persists(node, write)?;
+                self.checks.persists(node, *number, write)?;
             }
             Output::Apply { generation, entries } => {
                 let (first, last) = (entries[0].index, entries[entries.len() - 1].index);

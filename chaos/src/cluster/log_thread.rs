@@ -62,6 +62,9 @@ impl World {
                 Input::Compacted { log_bytes: log.bytes() }
             }
         };
+        if let Input::Persisted { number, .. } = input {
+            self.checks.synced(node, number)?;
+        }
         self.report(node, input);
         self.start_log_work(node);
         Ok(())

@@ -9,8 +9,10 @@ use ratoon::state::State;
 use ratoon::storage::memory::{MemoryCheckpoint, MemoryLog, MemoryState};
 use ratoon::types::{Committed, Index, Node, NodeId, Now, Pin, SnapshotId};
 
+use super::bulk_receiver::BulkReceiver;
+use super::bulk_sender::BulkSender;
 use super::calls::Origin;
-use super::snapshots::{Puller, Staged};
+use super::staging::Staging;
 use super::tasks::Task;
 use super::{Ask, EPOCH_MS};
 
@@ -42,7 +44,7 @@ pub struct Disk {
     /// An install that has begun.
     pub plan: Option<InstallPlan>,
     pub snapshots: BTreeMap<SnapshotId, Arc<Stored>>,
-    pub staged: Option<Staged>,
+    pub staging: Staging,
     /// Nodes it was told of when it enrolled.
     pub seeds: BTreeSet<NodeId>,
 }
@@ -52,6 +54,8 @@ pub struct Stored {
     pub offer: Offer,
     pub manifest: Manifest,
     pub encoded: bytes::Bytes,
+    /// Contents of the parts.
+    pub parts: Vec<bytes::Bytes>,
     pub checkpoint: MemoryCheckpoint,
 }
 
@@ -77,7 +81,8 @@ pub struct Process {
     /// Calls under way, and whose they are.
     pub calls: BTreeMap<u64, CallFor>,
     pub admission_attempts: usize,
-    pub puller: Puller,
+    pub bulk: BulkReceiver,
+    pub source: BulkSender,
 }
 
 /// Someone who waits for the core's answer.
@@ -140,7 +145,11 @@ pub enum MachineEvent {
     Task(Task),
     CallTimeout(u64),
     SeekAdmission,
-    Pull,
+    ReceiverTimer,
+    SenderTimer,
+    StagingDone(usize),
+    OpenStored(SnapshotId),
+    CheckStored(SnapshotId, u32),
 }
 
 impl Machine {

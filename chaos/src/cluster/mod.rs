@@ -5,6 +5,9 @@
 
 mod apply_thread;
 mod boot;
+mod bulk_link;
+mod bulk_receiver;
+mod bulk_sender;
 mod calls;
 mod carry;
 mod clients;
@@ -15,13 +18,15 @@ mod network;
 mod operator;
 mod recovery;
 mod snapshots;
+mod staging;
 mod tasks;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use ratoon::raft::{ClientRequest, Input};
-use ratoon::types::{ClusterId, NodeId};
+use ratoon::types::{ClusterId, NodeId, SnapshotId};
 use slog::Logger;
 
 use crate::checks::Checks;
@@ -31,10 +36,11 @@ use crate::settings::Settings;
 use crate::trace::Trace;
 
 pub use boot::genesis;
+use bulk_link::{BulkLink, LinkEvent};
 pub use clients::{Caller, Response};
 use clients::{Client, ClientEvent};
 use faults::Fault;
-use machine::{Machine, MachineEvent};
+use machine::{Machine, MachineEvent, Stored};
 use network::{Network, Packet};
 use operator::Operator;
 
@@ -63,6 +69,8 @@ enum Event {
     Arrive { caller: Caller, attempt: u64, node: NodeId, ask: Ask },
     /// A node's answer arrives at its caller.
     Respond { caller: Caller, attempt: u64, response: Response },
+    /// Something happens to a connection of the bulk lane.
+    Link(u64, LinkEvent),
     /// A client goes on.
     Client(usize, ClientEvent),
     /// The operator goes on.
@@ -87,6 +95,9 @@ pub struct World {
     sequence: u64,
     machines: BTreeMap<NodeId, Machine>,
     network: Network,
+    links: BTreeMap<u64, BulkLink>,
+    /// Every snapshot ever built.
+    contents: BTreeMap<SnapshotId, Arc<Stored>>,
     clients: Vec<Client>,
     operator: Operator,
     next_name: u64,
@@ -111,6 +122,8 @@ impl World {
             queue: BTreeMap::new(),
             sequence: 0,
             machines: BTreeMap::new(),
+            links: BTreeMap::new(),
+            contents: BTreeMap::new(),
             next_name: 0,
             settings,
             trace,
@@ -164,6 +177,7 @@ impl World {
             Event::Respond { caller, attempt, response } => {
                 self.take_response(caller, attempt, response)
             }
+            Event::Link(name, event) => self.link_event(name, event),
             Event::Client(client, event) => self.client_event(client, event),
             Event::Operator => self.operate(),
             Event::Fault(fault) => self.fault(fault),
@@ -185,7 +199,11 @@ impl World {
                 self.seek_admission(node);
                 Ok(())
             }
-            MachineEvent::Pull => self.pull_step(node),
+            MachineEvent::ReceiverTimer => self.receiver_timer(node),
+            MachineEvent::SenderTimer => self.sender_timer(node),
+            MachineEvent::StagingDone(thread) => self.staging_done(node, thread),
+            MachineEvent::OpenStored(id) => self.open_stored(node, id),
+            MachineEvent::CheckStored(id, part) => self.check_stored(node, id, part),
         }
     }
 

@@ -48,6 +48,7 @@ impl Network {
             loss: 0,
             duplicates: 0,
             stragglers: 0,
+            corruption: 0,
         };
     }
 

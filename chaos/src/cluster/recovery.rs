@@ -28,7 +28,7 @@ impl World {
             .collect();
         let leader = self.leader(&nodes)?;
         let conf_state = self.standing(leader).conf_state.clone();
-        for node in &nodes {
+        for node in nodes.iter().filter(|node| !self.is_stranded(**node, &conf_state)) {
             self.has_converged(*node, leader, &conf_state)?;
         }
         if let Some(member) = members(&conf_state).find(|member| !nodes.contains(member)) {
@@ -42,6 +42,15 @@ impl World {
             return Err("a client still waits".to_owned());
         }
         Ok(())
+    }
+
+    /// It never was a member, and everybody it was told of when it enrolled is gone: nobody can
+    /// tell it where the cluster is now.
+    fn is_stranded(&self, node: NodeId, conf_state: &ConfState) -> bool {
+        let machine = self.machine(node);
+        machine.disk.current.is_none()
+            && !conf_state.contains(node)
+            && !machine.disk.seeds.iter().any(|seed| conf_state.contains(*seed))
     }
 
     fn standing(&self, node: NodeId) -> &ratoon::raft::Standing {
@@ -88,7 +97,7 @@ impl World {
         if let Some((waiter, waiting)) = process.waiters.first_key_value() {
             return Err(format!("node {node} has not answered {waiter}: {waiting:?}"));
         }
-        if self.machine(node).disk.staged.is_some() {
+        if !self.machine(node).disk.staging.is_empty() {
             return Err(format!("the pull of node {node} has not ended"));
         }
         Ok(())

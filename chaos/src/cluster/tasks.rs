@@ -5,6 +5,7 @@ use ratoon::kv::Family;
 use ratoon::raft::{Input, LogStore};
 use ratoon::state::{self, State};
 use ratoon::storage::memory::MemoryState;
+use ratoon::transfer::receiver::Input as Word;
 use ratoon::types::{Index, NodeId, SnapshotId};
 
 use super::World;
@@ -71,18 +72,15 @@ impl World {
 
     fn prepare_snapshot(&mut self, node: NodeId, id: SnapshotId) -> Result<()> {
         let fails = !self.calm && self.random.chance(self.settings.disk.prepare_failures);
-        let machine = self.machine_mut(node);
-        let Some(stored) = machine.disk.staged.as_ref().and_then(|staged| staged.durable(id))
-        else {
-            let reason = "it is not staged".to_owned();
-            self.report(node, Input::PrepareFailed { id, reason });
-            return Ok(());
-        };
-        if fails {
+        let stored = self.contents.get(&id).context("nobody ever built it")?.clone();
+        if fails || self.machine(node).disk.staging.durable(id, &stored).is_err() {
             let reason = "the disk failed".to_owned();
+            self.tell_receiver(node, Word::Rejected(id, reason.clone()))?;
             self.report(node, Input::PrepareFailed { id, reason });
             return Ok(());
         }
+        let machine = self.machine_mut(node);
+        ensure!(machine.disk.plan.is_none(), "a generation is prepared while one is installed");
         let db = MemoryState::from_checkpoint(&stored.checkpoint);
         let state = State::load(&*db.view()).context("loading a pulled state")?;
         let meta = stored.offer.meta.clone();
