@@ -312,17 +312,12 @@ impl Core {
                     .hint("`ratoon node list` shows the voters");
             return self.answer(waiter, Err(failure));
         }
-        if !self.may_lead(to) {
-            let failure = Failure::new(Code::NotCaughtUp, format!("node {to} is down or lags"))
-                .hint("while leadership moves no write gets through, so the target must be ready");
-            return self.answer(waiter, Err(failure));
-        }
         let deadline_ms = self.deadline();
         if let Some(previous) = self.clients.transfer.replace(Transfer { to, waiter, deadline_ms })
         {
             self.answer(previous.waiter, Err(unavailable("another transfer took over")));
         }
-        self.raw.transfer_leader(to.0);
+        self.repeat_transfer();
     }
 
     /// Answers whoever proposed the entries now applied.
@@ -421,8 +416,10 @@ impl Core {
         }
     }
 
-    /// raft-rs gives a transfer up after one election timeout, for instance because the target had a
-    /// membership change to apply first. Until its deadline it is tried again.
+    /// Begins a transfer once its target is ready, and begins it again when raft-rs has given it up
+    /// after one election timeout, for instance because the target had a membership change to apply
+    /// first. While one is under way no write gets through, so a target that is down or lags must not
+    /// begin it.
     pub(super) fn repeat_transfer(&mut self) {
         let Some(to) = self.clients.transfer.as_ref().map(|transfer| transfer.to) else { return };
         if self.leads() && self.raw.raft.lead_transferee.is_none() && self.may_lead(to) {

@@ -4,8 +4,6 @@
 //! prepared, and only then raft hears of it. From there to the end of the install no tick and no
 //! message reaches raft: it would campaign over a log that is gone.
 
-use std::collections::BTreeMap;
-
 use raft::eraftpb::{Message, MessageType, Snapshot};
 use raft::{Ready, StateRole};
 
@@ -16,15 +14,11 @@ use super::{HardState, LogStart};
 use crate::codec;
 use crate::types::{Index, Node, NodeId, Pin, SnapshotId};
 
-/// Durable snapshots remembered at once; more than one only if offers crossed.
-const DURABLE_MAX: usize = 4;
-
 /// Where the install of a snapshot stands.
 #[derive(Default)]
 pub(super) struct Install {
-    /// Whole on disk. One at a time is linked into a generation.
-    durable: BTreeMap<SnapshotId, SnapshotMeta>,
-    preparing: Option<SnapshotId>,
+    /// Whole on disk, being linked into a generation; one at a time.
+    preparing: Option<SnapshotMeta>,
     phase: Phase,
 }
 
@@ -111,53 +105,33 @@ impl Core {
     }
 
     pub(super) fn handle_snapshot_durable(&mut self, meta: SnapshotMeta) {
-        if self.install.holds(meta.id) || self.install.durable.contains_key(&meta.id) {
+        let is_preparing = self.install.preparing.as_ref().is_some_and(|other| other.id == meta.id);
+        if is_preparing || self.install.holds(meta.id) {
             // Told again.
             return;
         }
-        if self.install.durable.len() >= DURABLE_MAX {
-            return self.discard(meta.id, meta.index, "too many snapshots wait to be installed");
+        if meta.index <= self.commit_index() || !meta.conf_state.contains(self.config.node) {
+            return self.discard(meta.id, meta.index, "the log has caught up");
         }
-        self.install.durable.insert(meta.id, meta);
-        self.prepare_next();
-    }
-
-    /// Has the newest durable snapshot prepared, unless another is on its way in. Those that are not
-    /// needed go.
-    fn prepare_next(&mut self) {
         if self.install.preparing.is_some() || !matches!(self.install.phase, Phase::Idle) {
-            return;
+            return self.discard(meta.id, meta.index, "another snapshot is being installed");
         }
-        let committed = self.commit_index();
-        let node = self.config.node;
-        let needed = |meta: &SnapshotMeta| meta.index > committed && meta.conf_state.contains(node);
-        let useless: Vec<SnapshotMeta> =
-            self.install.durable.values().filter(|meta| !needed(meta)).cloned().collect();
-        for meta in useless {
-            self.install.durable.remove(&meta.id);
-            self.discard(meta.id, meta.index, "the log has caught up");
-        }
-        let newest = self.install.durable.values().max_by_key(|meta| meta.index);
-        if let Some(id) = newest.map(|meta| meta.id) {
-            self.install.preparing = Some(id);
-            self.outputs.push_back(Output::PrepareSnapshot { id });
-        }
+        self.outputs.push_back(Output::PrepareSnapshot { id: meta.id });
+        self.install.preparing = Some(meta);
     }
 
     pub(super) fn handle_prepare_failed(&mut self, id: SnapshotId, reason: &str) {
-        self.install.preparing.take_if(|preparing| *preparing == id);
-        if let Some(meta) = self.install.durable.remove(&id) {
+        if let Some(meta) = self.install.preparing.take_if(|meta| meta.id == id) {
             slog::error!(self.logger, "a pulled snapshot cannot be used"; "error" => reason,
                 "snapshot" => %id);
             self.discard(id, meta.index, reason);
         }
-        self.prepare_next();
     }
 
     pub(super) fn handle_snapshot_prepared(&mut self, id: SnapshotId, generation: u64) {
         assert!(generation > self.generation, "generations grow");
-        assert_eq!(self.install.preparing.take(), Some(id), "one snapshot is prepared at a time");
-        let meta = self.install.durable.remove(&id).expect("what is prepared is durable");
+        let meta = self.install.preparing.take().expect("it was asked to be prepared");
+        assert_eq!(meta.id, id, "one snapshot is prepared at a time");
         self.install.phase = Phase::Prepared(meta, generation);
     }
 
@@ -190,7 +164,6 @@ impl Core {
                 let (id, index) = (meta.id, meta.index);
                 self.install.phase = Phase::Idle;
                 self.discard(id, index, "the log has caught up");
-                self.prepare_next();
                 return Ok(());
             }
             // Only a follower of a known leader may step a snapshot.
@@ -231,7 +204,6 @@ impl Core {
         if self.raw.snap().is_none_or(|snapshot| snapshot.get_metadata().index != meta.index) {
             // The log caught up, or this node has left the configuration meanwhile.
             self.discard(meta.id, meta.index, "raft does not take it");
-            self.prepare_next();
             return Ok(());
         }
         let ready = self.raw.ready();
@@ -280,7 +252,6 @@ impl Core {
         self.release_reads();
         self.outputs.push_back(Output::SnapshotInstalled { id: meta.id });
         self.report_to_leader(meta.id, meta.index, Ok(()));
-        self.prepare_next();
         Ok(())
     }
 }

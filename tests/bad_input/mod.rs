@@ -52,7 +52,7 @@ fn picture(cluster: &Cluster) -> Picture {
     let collections = cluster.ok(&["collection", "list"]);
     let mut records = BTreeMap::new();
     for collection in collections["collections"].as_array().expect("a list of collections") {
-        let name = collection["name"].as_str().expect("a collection has a name").to_owned();
+        let name = collection["collection"].as_str().expect("a collection has a name").to_owned();
         let written = cluster.run(&["export", &name, "-", "--format", "jsonl"]);
         assert_eq!(written.code, Some(0), "{written:?}");
         records.insert(name, written.stdout);

@@ -89,11 +89,10 @@ impl History {
         // Ends in order of time, with the index each had certainly reached.
         let mut ends: Vec<(u64, Index)> = Vec::new();
         for operation in &self.operations {
-            match &operation.ended {
-                Some((at, Outcome::Applied(index, _) | Outcome::Read(index, _))) => {
-                    ends.push((*at, *index));
-                }
-                _ => {}
+            if let Some((at, Outcome::Applied(index, _) | Outcome::Read(index, _))) =
+                &operation.ended
+            {
+                ends.push((*at, *index));
             }
         }
         ends.sort_unstable();

@@ -73,7 +73,9 @@ struct Possibility {
 pub fn check(history: &History) -> Result<u64> {
     let numbers = Numbers::of(history);
     let mut undecided = 0;
-    let mut keys: BTreeMap<Vec<u8>, Vec<(u64, Option<u64>, Step)>> = BTreeMap::new();
+    // By key: when each step began, when it ended if it did, and what it was.
+    type Steps = Vec<(u64, Option<u64>, Step)>;
+    let mut keys: BTreeMap<Vec<u8>, Steps> = BTreeMap::new();
     for operation in &history.operations {
         for (key, step) in numbers.steps(operation) {
             let ended = match step {

@@ -190,11 +190,11 @@ impl Disk {
     /// What `DataDir::redo_install_at_boot` does.
     fn redo_install(&mut self) -> bool {
         let plan = self.plan.take();
-        if let Some(plan) = &plan {
-            if self.current != Some(plan.generation) {
-                self.log.reset_to(plan.start, plan.hard_state);
-                self.current = Some(plan.generation);
-            }
+        if let Some(plan) = &plan
+            && self.current != Some(plan.generation)
+        {
+            self.log.reset_to(plan.start, plan.hard_state);
+            self.current = Some(plan.generation);
         }
         let current = self.current;
         self.generations.retain(|generation, _| Some(*generation) == current);

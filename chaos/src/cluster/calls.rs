@@ -32,7 +32,7 @@ impl World {
             return self.respond(caller, attempt, Response::NeverSent);
         }
         let origin = Origin::Caller(caller, attempt);
-        let waiter = machine.alive().add_waiter(origin, ask.clone(), now_us);
+        let waiter = machine.alive().add_waiter(origin, ask.clone());
         let input = match ask {
             Ask::Request(request) => Input::Client { waiter, request, forwarded: false },
             Ask::Get(_) => Input::Read { waiter },
@@ -119,7 +119,7 @@ impl World {
                 // A joiner may ask any node: a membership call is forwarded once more.
                 let forwarded = !matches!(request, ClientRequest::Membership(_));
                 let ask = Ask::Request(request.clone());
-                let waiter = process.add_waiter(Origin::Peer { from, call }, ask, now_us);
+                let waiter = process.add_waiter(Origin::Peer { from, call }, ask);
                 self.report(to, Input::Client { waiter, request, forwarded });
             }
             Packet::Reply { call, result } => self.end_call(to, call, result),

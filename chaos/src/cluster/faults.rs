@@ -196,9 +196,8 @@ impl World {
             true => ClientRequest::CompactLog,
             false => ClientRequest::BuildSnapshot,
         };
-        let now_us = self.now_us;
         let Some(process) = &mut self.machine_mut(node).process else { return };
-        let waiter = process.add_waiter(Origin::Nobody, Ask::Request(request.clone()), now_us);
+        let waiter = process.add_waiter(Origin::Nobody, Ask::Request(request.clone()));
         self.report(node, Input::Client { waiter, request, forwarded: false });
     }
 }

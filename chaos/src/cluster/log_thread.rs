@@ -21,26 +21,24 @@ impl World {
         if process.log_work.is_some() {
             return;
         }
-        let work = loop {
-            match process.log_jobs.pop_front() {
-                None => return,
-                Some(LogJob::Write(number, write)) => {
-                    log.append(&write);
-                    let mut last = number;
-                    while let Some(LogJob::Write(number, write)) = process.log_jobs.front() {
-                        log.append(write);
-                        last = *number;
-                        process.log_jobs.pop_front();
-                    }
-                    break LogWork::Sync(last);
+        let work = match process.log_jobs.pop_front() {
+            None => return,
+            Some(LogJob::Write(number, write)) => {
+                log.append(&write);
+                let mut last = number;
+                while let Some(LogJob::Write(number, write)) = process.log_jobs.front() {
+                    log.append(write);
+                    last = *number;
+                    process.log_jobs.pop_front();
                 }
-                Some(LogJob::Compact(start)) => break LogWork::Compact(start),
-                // Nothing before it is unfinished: the apply thread carries the plan out.
-                Some(LogJob::Install(plan)) => {
-                    process.apply_jobs.push_back(ApplyJob::Install(plan));
-                    self.start_apply_work(node);
-                    return self.start_log_work(node);
-                }
+                LogWork::Sync(last)
+            }
+            Some(LogJob::Compact(start)) => LogWork::Compact(start),
+            // Nothing before it is unfinished: the apply thread carries the plan out.
+            Some(LogJob::Install(plan)) => {
+                process.apply_jobs.push_back(ApplyJob::Install(plan));
+                self.start_apply_work(node);
+                return self.start_log_work(node);
             }
         };
         process.log_work = Some(work);

@@ -90,7 +90,6 @@ pub struct Process {
 pub struct Waiting {
     pub origin: Origin,
     pub ask: Ask,
-    pub since_us: u64,
 }
 
 /// On whose behalf a call was made.
@@ -173,9 +172,9 @@ impl Machine {
 
 impl Process {
     /// A new waiter.
-    pub fn add_waiter(&mut self, origin: Origin, ask: Ask, since_us: u64) -> Waiter {
+    pub fn add_waiter(&mut self, origin: Origin, ask: Ask) -> Waiter {
         self.next_waiter += 1;
-        self.waiters.insert(self.next_waiter, Waiting { origin, ask, since_us });
+        self.waiters.insert(self.next_waiter, Waiting { origin, ask });
         self.next_waiter
     }
 
