@@ -183,7 +183,15 @@ pub fn field(number: u8, content: &[u8]) -> Vec<u8> {
 /// An endpoint of one lane with a node's identity. Must be made inside a runtime.
 pub fn link(lane: Lane, listen: SocketAddr, identity: &Identity) -> Link {
     let logger = slog::Logger::root(slog::Discard, slog::o!());
-    Link::bind(lane, listen, identity, Options { logger }).expect("the endpoint binds")
+    let given_up = std::time::Instant::now() + crate::cluster::DEADLINE;
+    loop {
+        // The port of an endpoint just closed is free only a moment later.
+        match Link::bind(lane, listen, identity, Options { logger: logger.clone() }) {
+            Ok(link) => return link,
+            Err(error) if std::time::Instant::now() >= given_up => panic!("no endpoint: {error}"),
+            Err(_) => std::thread::sleep(std::time::Duration::from_millis(50)),
+        }
+    }
 }
 
 /// Waits for what must come, under the usual deadline.

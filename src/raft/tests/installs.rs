@@ -5,7 +5,7 @@ use raft::{ProgressState, StateRole};
 
 use super::cluster::{Cluster, Letter, Task};
 use crate::raft::{ClientRequest, Input, LogStore as _};
-use crate::types::{Code, Committed, MembershipChange, NodeId, Payload, Role};
+use crate::types::{Code, Committed, Digest, MembershipChange, NodeId, Payload, Role};
 
 /// Voters 1 to 3; node 3 fell behind the log and has been offered a snapshot it may pull.
 fn with_a_follower_behind() -> Cluster {
@@ -212,6 +212,7 @@ fn a_snapshot_the_log_has_overtaken_is_dropped() {
     let meta = cluster.store.values().find(|stored| stored.meta.index == pending).unwrap();
     let mut old = meta.meta.clone();
     old.index = cluster.core(3).commit_index();
+    old.id = Digest([7; 32]);
     cluster.tell(3, Input::SnapshotDurable(old.clone()));
     assert_eq!(cluster.machine(3).discarded, [old.id]);
     cluster.release(3, Task::Prepare);

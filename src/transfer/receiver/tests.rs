@@ -319,12 +319,7 @@ impl Runner for Script {
                     Some((request, ..)) => request,
                     None => self.other.pop().ok_or("nothing was asked for")?,
                 };
-                let reason = match name {
-                    Some("unknown") => RefusalReason::UnknownSnapshot,
-                    Some("fenced") => RefusalReason::Fenced,
-                    Some("shutdown") => RefusalReason::ShuttingDown,
-                    other => return Err(format!("reason {other:?}?").into()),
-                };
+                let reason = refusal(name)?;
                 self.tell(Input::Refused { request, reason, message: "so it is".to_owned() })
             }
             "verdict" => {
@@ -351,6 +346,15 @@ impl Runner for Script {
         };
         args.reject_next()?;
         Ok(output)
+    }
+}
+
+fn refusal(name: Option<&str>) -> Result<RefusalReason, String> {
+    match name {
+        Some("unknown") => Ok(RefusalReason::UnknownSnapshot),
+        Some("fenced") => Ok(RefusalReason::Fenced),
+        Some("shutdown") => Ok(RefusalReason::ShuttingDown),
+        other => Err(format!("reason {other:?}?")),
     }
 }
 
