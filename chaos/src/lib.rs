@@ -12,5 +12,8 @@ mod run;
 mod settings;
 mod trace;
 
+#[cfg(test)]
+mod tests;
+
 pub use figures::Figures;
 pub use run::{Options, Report, run};

@@ -118,6 +118,7 @@ impl Applier {
             replies,
             pins: pins.then(|| state.pins()),
             nodes: nodes.then(|| state.nodes()),
+            time_unix_ms: state.last_time_unix_ms(),
         });
         Ok(())
     }
@@ -135,12 +136,14 @@ impl Applier {
         })?;
         self.log.reset_to(plan.start, plan.hard_state)?;
         let (pins, nodes) = (state.pins(), state.nodes());
+        let time_unix_ms = state.last_time_unix_ms();
         self.state = Some(state);
         if let Some((_, old)) = self.live.switch(generation, db) {
             old.discard();
         }
         self.data.finish_install()?;
-        self.inbox.report(Input::Installed { generation: plan.generation, pins, nodes });
+        let generation = plan.generation;
+        self.inbox.report(Input::Installed { generation, pins, nodes, time_unix_ms });
         Ok(())
     }
 }

@@ -137,6 +137,8 @@ pub struct Core {
     pub(super) leader_clock: Option<LeaderClock>,
     /// The first entry of this leader's own term: once it is applied, so is all that went before.
     pub(super) leads_from: Index,
+    /// Commit time of the newest entry that is applied: a later one never has an earlier time, or
+    /// what is to expire would wait until a slow clock has caught up.
     pub(super) last_time_unix_ms: u64,
 }
 
@@ -230,7 +232,8 @@ impl Core {
             Input::Forwarded { waiter, result } => self.handle_forwarded(waiter, result),
             Input::Read { waiter } => self.handle_read(waiter),
             Input::Persisted { number, log_bytes } => self.handle_persisted(number, log_bytes),
-            Input::Applied { generation, index, replies, pins, nodes } => {
+            Input::Applied { generation, index, replies, pins, nodes, time_unix_ms } => {
+                self.last_time_unix_ms = self.last_time_unix_ms.max(time_unix_ms);
                 self.handle_applied(generation, index, replies, pins, nodes)
             }
             Input::Flushed { index, state_bytes } => self.handle_flushed(index, state_bytes),
@@ -253,7 +256,8 @@ impl Core {
                 self.handle_snapshot_prepared(id, generation)
             }
             Input::PrepareFailed { id, reason } => self.handle_prepare_failed(id, &reason),
-            Input::Installed { generation, pins, nodes } => {
+            Input::Installed { generation, pins, nodes, time_unix_ms } => {
+                self.last_time_unix_ms = self.last_time_unix_ms.max(time_unix_ms);
                 self.handle_installed(generation, pins, nodes)?
             }
             Input::Unreachable(node) => {

@@ -67,6 +67,8 @@ pub enum Input {
         pins: Option<Vec<Pin>>,
         /// All nodes, if they changed.
         nodes: Option<Vec<Node>>,
+        /// Commit time of the last entry applied.
+        time_unix_ms: u64,
     },
     /// The state is durable up to here without the log (`Output::FlushState`, or by itself).
     Flushed {
@@ -155,6 +157,8 @@ pub enum Input {
         pins: Vec<Pin>,
         /// All nodes in it.
         nodes: Vec<Node>,
+        /// Commit time of its last entry.
+        time_unix_ms: u64,
     },
     /// A peer cannot be reached.
     Unreachable(NodeId),

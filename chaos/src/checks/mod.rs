@@ -12,6 +12,9 @@ pub mod message;
 pub mod promises;
 pub mod replay;
 
+#[cfg(test)]
+mod tests;
+
 use anyhow::{Result, ensure};
 use ratoon::raft::{Boot, HardState, InstallPlan, LogStart, LogWrite, Standing};
 use ratoon::state::ContentDigest;

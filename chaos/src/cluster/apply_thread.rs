@@ -113,6 +113,7 @@ impl World {
             replies,
             pins: pins.then(|| state.pins()),
             nodes: nodes.then(|| state.nodes()),
+            time_unix_ms: state.last_time_unix_ms(),
         };
         if random.chance(early) {
             db.flush_some(random.next());
@@ -160,8 +161,9 @@ impl World {
                 machine.disk.generations.retain(|generation, _| *generation == plan.generation);
                 let state = machine.alive().state.as_ref().context("the plan put one there")?;
                 let (pins, nodes) = (state.pins(), state.nodes());
-                let generation = plan.generation;
-                self.report(node, Input::Installed { generation, pins, nodes });
+                let (generation, time_unix_ms) = (plan.generation, state.last_time_unix_ms());
+                let input = Input::Installed { generation, pins, nodes, time_unix_ms };
+                self.report(node, input);
                 None
             }
         })

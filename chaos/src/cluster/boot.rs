@@ -115,10 +115,10 @@ impl World {
         let machine = self.machine_mut(node);
         machine.disk.synced_last = machine.disk.log.last_index();
         let seeds = machine.disk.seeds.clone();
-        machine.process = Some(Process::new(core, state, live, &seeds, transfer));
+        machine.process = Some(Process::new(core, state, live, &seeds, transfer, now_us));
         let tick_us = machine.tick_us;
         self.push_machine(node, tick_us, MachineEvent::Tick);
-        self.push_machine(node, 1_000, MachineEvent::SeekAdmission);
+        self.push_machine(node, 1_000, MachineEvent::WatchMembership);
         self.carry_all(node)?;
         self.resume_pull(node)
     }
@@ -233,6 +233,7 @@ impl Process {
         live: Option<(u64, MemoryState)>,
         seeds: &BTreeSet<NodeId>,
         (bulk, source): (BulkReceiver, BulkSender),
+        now_us: u64,
     ) -> Self {
         Process {
             core,
@@ -252,6 +253,7 @@ impl Process {
             next_waiter: 0,
             calls: BTreeMap::new(),
             admission_attempts: 0,
+            led_at_us: now_us,
             bulk,
             source,
         }

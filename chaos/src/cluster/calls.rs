@@ -9,6 +9,13 @@ use super::machine::{CallFor, MachineEvent};
 use super::network::Packet;
 use super::{Ask, Event, World};
 
+/// How often a node looks whether it is a member.
+const LOOK_US: u64 = 500_000;
+/// How long a node that was admitted waits for the leader's first word before it asks again.
+const ADMISSION_WAIT_US: u64 = 2_000_000;
+/// A member that has known no leader for so long asks whether it was removed.
+const LEADERLESS_US: u64 = 5_000_000;
+
 /// Who waits for an answer of a node's core.
 #[derive(Clone, Debug)]
 pub enum Origin {
@@ -48,10 +55,16 @@ impl World {
         waiter: Waiter,
         request: ClientRequest,
     ) {
-        self.call(node, to, request, CallFor::Waiter(waiter));
+        self.call(node, to, Some(request), CallFor::Waiter(waiter));
     }
 
-    fn call(&mut self, node: NodeId, to: NodeId, request: ClientRequest, on_behalf: CallFor) {
+    fn call(
+        &mut self,
+        node: NodeId,
+        to: NodeId,
+        request: Option<ClientRequest>,
+        on_behalf: CallFor,
+    ) {
         let call = self.name();
         let timeout_us = self.settings.request_timeout_ms * 1000;
         let never = |reason: &str| Failure::new(Code::Unavailable, format!("never sent: {reason}"));
@@ -90,7 +103,7 @@ impl World {
                 });
                 self.report(node, Input::Forwarded { waiter, result });
             }
-            Some(CallFor::Admission) => self.admission_answered(node, result),
+            Some(CallFor::Membership) => self.membership_answered(node, result),
             None => {}
         }
     }
@@ -108,14 +121,19 @@ impl World {
             return Ok(());
         }
         let Some(process) = &mut machine.process else { return Ok(()) };
-        let is_stranger = process.is_stranger(from);
+        let is_refused = process.refuses(from);
         match packet {
             Packet::Call { call, request } => {
-                if is_stranger {
+                if is_refused {
                     let failure = Failure::new(Code::Unauthenticated, "not of this cluster");
                     self.send_on_stream(to, from, Packet::Reply { call, result: Err(failure) });
                     return Ok(());
                 }
+                let Some(request) = request else {
+                    let result = Ok(Answer::Leader(to));
+                    self.send_on_stream(to, from, Packet::Reply { call, result });
+                    return Ok(());
+                };
                 // A joiner may ask any node: a membership call is forwarded once more.
                 let forwarded = !matches!(request, ClientRequest::Membership(_));
                 let ask = Ask::Request(request.clone());
@@ -123,7 +141,7 @@ impl World {
                 self.report(to, Input::Client { waiter, request, forwarded });
             }
             Packet::Reply { call, result } => self.end_call(to, call, result),
-            _ if is_stranger => {}
+            _ if is_refused => {}
             frame => self.take_frame(from, to, frame),
         }
         Ok(())
@@ -143,35 +161,42 @@ impl World {
         self.report(to, input);
     }
 
-    /// Asks one known node after another to be made a learner, until this node is a member.
-    pub(super) fn seek_admission(&mut self, node: NodeId) {
+    /// A node that is no member asks to be made a learner; one that has known no leader for a while
+    /// asks whether it was removed.
+    pub(super) fn watch_membership(&mut self, node: NodeId) {
+        let now_us = self.now_us;
         let seeds = self.machine(node).disk.seeds.clone();
         let process = self.machine_mut(node).alive();
-        if process.core.standing().role != Role::Enrolled {
-            return;
+        let standing = process.core.standing();
+        let is_enrolled = standing.role == Role::Enrolled;
+        if standing.leader.is_some() {
+            process.led_at_us = now_us;
+        }
+        if !is_enrolled && now_us - process.led_at_us < LEADERLESS_US {
+            return self.push_machine(node, LOOK_US, MachineEvent::WatchMembership);
         }
         let mut known: Vec<NodeId> = seeds.into_iter().collect();
         known.extend(process.nodes.iter().map(|known| known.id));
         known.retain(|known| *known != node);
         if known.is_empty() {
-            return;
+            return self.push_machine(node, LOOK_US, MachineEvent::WatchMembership);
         }
         process.admission_attempts += 1;
         let peer = known[process.admission_attempts % known.len()];
         let change = ClientRequest::Membership(MembershipChange::AddLearner(node));
-        self.call(node, peer, change, CallFor::Admission);
+        self.call(node, peer, is_enrolled.then_some(change), CallFor::Membership);
     }
 
-    fn admission_answered(&mut self, node: NodeId, result: Result<Answer, Failure>) {
-        self.trace.say(self.now_us, node, || format!("admission: {result:?}"));
+    fn membership_answered(&mut self, node: NodeId, result: Result<Answer, Failure>) {
+        self.trace.say(self.now_us, node, || format!("membership: {result:?}"));
         let pause_us = match result {
-            Ok(_) => 2_000_000,
-            Err(failure) if matches!(failure.code, Code::NodeNotFound | Code::Unauthenticated) => {
+            Ok(_) => ADMISSION_WAIT_US,
+            Err(failure) if failure.code == Code::Unauthenticated => {
                 return self.turn_away(node);
             }
-            Err(_) => 500_000,
+            Err(_) => LOOK_US,
         };
-        self.push_machine(node, pause_us, MachineEvent::SeekAdmission);
+        self.push_machine(node, pause_us, MachineEvent::WatchMembership);
     }
 
     /// The cluster says that this node is none of its own (any more): it stops for good.

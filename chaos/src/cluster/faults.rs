@@ -191,10 +191,22 @@ impl World {
         Ok(())
     }
 
+    /// The newest snapshot of a node turns out to be damaged and is set aside.
+    fn lose_a_snapshot(&mut self, node: NodeId) {
+        let machine = self.machine_mut(node);
+        let newest = machine.disk.snapshots.values().max_by_key(|stored| stored.offer.meta.index);
+        let Some(id) = newest.map(|stored| stored.offer.meta.id) else { return };
+        if machine.process.is_some() {
+            machine.disk.snapshots.remove(&id);
+            self.report(node, Input::SnapshotLost { id });
+        }
+    }
+
     fn do_by_hand(&mut self, node: NodeId) {
-        let request = match self.random.chance(500) {
-            true => ClientRequest::CompactLog,
-            false => ClientRequest::BuildSnapshot,
+        let request = match self.random.below(5) {
+            0 => return self.lose_a_snapshot(node),
+            1 | 2 => ClientRequest::CompactLog,
+            _ => ClientRequest::BuildSnapshot,
         };
         let Some(process) = &mut self.machine_mut(node).process else { return };
         let waiter = process.add_waiter(Origin::Nobody, Ask::Request(request.clone()));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ratoon::manifest::Manifest;
 use ratoon::raft::{Core, Input, InstallPlan, LogStart, LogWrite, Offer, Waiter};
-use ratoon::state::State;
+use ratoon::state::{State, read};
 use ratoon::storage::memory::{MemoryCheckpoint, MemoryLog, MemoryState};
 use ratoon::types::{Committed, Index, Node, NodeId, Now, Pin, SnapshotId};
 
@@ -81,12 +81,13 @@ pub struct Process {
     /// Calls under way, and whose they are.
     pub calls: BTreeMap<u64, CallFor>,
     pub admission_attempts: usize,
+    /// When a leader was known last.
+    pub led_at_us: u64,
     pub bulk: BulkReceiver,
     pub source: BulkSender,
 }
 
 /// Someone who waits for the core's answer.
-#[derive(Debug)]
 pub struct Waiting {
     pub origin: Origin,
     pub ask: Ask,
@@ -96,8 +97,8 @@ pub struct Waiting {
 pub enum CallFor {
     /// A forwarded request of this waiter.
     Waiter(Waiter),
-    /// This node asks for admission.
-    Admission,
+    /// This node asks for admission, or whether it was removed.
+    Membership,
 }
 
 /// Work for the log thread, done in order.
@@ -143,7 +144,7 @@ pub enum MachineEvent {
     ApplyWork,
     Task(Task),
     CallTimeout(u64),
-    SeekAdmission,
+    WatchMembership,
     ReceiverTimer,
     SenderTimer,
     StagingDone(usize),
@@ -178,10 +179,10 @@ impl Process {
         self.next_waiter
     }
 
-    /// Whether frames and calls of a node are refused: it was removed.
-    pub fn is_stranger(&self, from: NodeId) -> bool {
-        let newest = self.nodes.iter().map(|node| node.id).max();
-        newest.is_some_and(|newest| from <= newest)
-            && !self.nodes.iter().any(|node| node.id == from)
+    /// Whether frames and calls of a node are refused: this one knows that it was removed.
+    pub fn refuses(&self, from: NodeId) -> bool {
+        let Some((_, db)) = &self.live else { return false };
+        !self.nodes.iter().any(|node| node.id == from)
+            && matches!(read::removed_at(&*db.view(), from), Ok(Some(_)))
     }
 }

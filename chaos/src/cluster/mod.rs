@@ -195,8 +195,8 @@ impl World {
                 self.call_timed_out(node, call);
                 Ok(())
             }
-            MachineEvent::SeekAdmission => {
-                self.seek_admission(node);
+            MachineEvent::WatchMembership => {
+                self.watch_membership(node);
                 Ok(())
             }
             MachineEvent::ReceiverTimer => self.receiver_timer(node),

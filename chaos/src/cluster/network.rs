@@ -18,8 +18,8 @@ pub enum Packet {
     Report { index: Index, ok: bool },
     /// A pull lives, or wants another offer.
     Progress { id: SnapshotId, index: Index, source: NodeId, wants_new_offer: bool },
-    /// A request of a node.
-    Call { call: u64, request: ClientRequest },
+    /// A request of a node; None: it only asks whether it is answered.
+    Call { call: u64, request: Option<ClientRequest> },
     /// The answer to a call.
     Reply { call: u64, result: Result<Answer, Failure> },
 }

@@ -5,6 +5,7 @@ use ratoon::state::content_digest;
 use ratoon::types::{ConfState, NodeId, Role};
 
 use super::World;
+use super::machine::Waiting;
 
 impl World {
     /// How long recovery may take, ms of calm.
@@ -95,7 +96,10 @@ impl World {
             return Err(format!("node {node} is at index {own}, the leader at {applied}"));
         }
         if let Some((waiter, waiting)) = process.waiters.first_key_value() {
-            return Err(format!("node {node} has not answered {waiter}: {waiting:?}"));
+            let Waiting { origin, ask } = waiting;
+            return Err(format!(
+                "node {node} has not answered waiter {waiter}, {origin:?}: {ask:?}"
+            ));
         }
         if !self.machine(node).disk.staging.is_empty() {
             return Err(format!("the pull of node {node} has not ended"));

@@ -224,7 +224,8 @@ fn what_is_replayed_at_boot_is_handed_out_in_portions() {
         let Some(index) = waiting.pop_front() else { break };
         applied = index;
         let (replies, pins, nodes) = (Vec::new(), None, None);
-        core.handle(now, Input::Applied { generation: 1, index, replies, pins, nodes }).unwrap();
+        let input = Input::Applied { generation: 1, index, replies, pins, nodes, time_unix_ms: 0 };
+        core.handle(now, input).unwrap();
         core.advance(now).unwrap();
     }
     assert!(applied >= 201);

@@ -175,6 +175,7 @@ impl Machine {
             replies,
             pins: Some(self.state.pins.values().cloned().collect()),
             nodes: Some(self.state.nodes.values().cloned().collect()),
+            time_unix_ms: 0,
         }
     }
 
@@ -198,6 +199,7 @@ impl Machine {
             generation: plan.generation,
             pins: self.state.pins.values().cloned().collect(),
             nodes: self.state.nodes.values().cloned().collect(),
+            time_unix_ms: 0,
         }
     }
 

@@ -141,6 +141,7 @@ fn results_of_a_replaced_state_are_dropped() {
         replies: Vec::new(),
         pins: Some(Vec::new()),
         nodes: Some(Vec::new()),
+        time_unix_ms: 0,
     };
     cluster.tell(3, late);
     assert_eq!(cluster.core(3).applied_index(), applied);

@@ -1,0 +1,58 @@
+//! Whole clusters under faults: what `ratoon-sim` does for a few seeds, on every test run.
+#![allow(clippy::unwrap_used)]
+
+use crate::figures::Figures;
+use crate::run::{Options, run};
+
+/// Seeds of one test. Each is a cluster of its own making: sizes, rates, budgets and faults.
+const SEEDS: u64 = 120;
+
+#[test]
+fn clusters_survive_their_faults_and_recover_by_themselves() {
+    let mut total = Figures::default();
+    let mut violations = Vec::new();
+    for seed in 1..=SEEDS {
+        let report = run(&Options { seed, ..Options::default() });
+        total.add(&report.figures);
+        if let Some(violation) = report.violation {
+            violations.push(format!("ratoon-sim --seed {seed}: {violation}"));
+        }
+    }
+    assert!(violations.is_empty(), "{} seeds failed:\n{}", violations.len(), violations.join("\n"));
+    // A run in which nothing happened would pass, and prove nothing.
+    for (count, least) in [
+        (total.entries, 100 * SEEDS),
+        (total.elections, 3 * SEEDS),
+        (total.crashes, 5 * SEEDS),
+        (total.cuts, 10 * SEEDS),
+        (total.operations, 100 * SEEDS),
+        (total.membership_changes, 5 * SEEDS),
+        (total.compactions, 5 * SEEDS),
+        (total.cold_reads, SEEDS / 2),
+        (total.snapshots_built, 3 * SEEDS),
+        (total.snapshots_installed, SEEDS),
+        (total.pulls_resumed, SEEDS / 2),
+        (total.digests_compared, 10 * SEEDS),
+    ] {
+        assert!(
+            count >= least,
+            "too little happened: {count} where {least} is the least: {total:?}"
+        );
+    }
+}
+
+#[test]
+fn a_seed_tells_the_same_story_every_time() {
+    for seed in 1_000..1_010 {
+        let options = Options { seed, steps: 6_000, ..Options::default() };
+        let (one, other) = (run(&options), run(&options));
+        assert_eq!(one.trace_hash, other.trace_hash, "seed {seed}");
+        assert_eq!(one.figures, other.figures, "seed {seed}");
+    }
+}
+
+#[test]
+fn different_seeds_tell_different_stories() {
+    let hash = |seed| run(&Options { seed, steps: 2_000, ..Options::default() }).trace_hash;
+    assert_ne!(hash(1), hash(2));
+}
