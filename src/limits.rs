@@ -189,8 +189,8 @@ pub const BULK_PIECE_BYTES_MAX: usize = 256 * KIB;
 pub const BULK_QUEUE_MAX: usize = 4;
 /// Part files held open at once by one pull.
 pub const STAGED_FILES_OPEN_MAX: usize = 64;
-/// Free bytes kept on the data disk for `raft/`: pulls and snapshots stop before it.
-pub const DISK_RESERVE_BYTES: u64 = 256 * MIB as u64;
+/// Free bytes kept on the data disk for `raft/`, unless configured: pulls and snapshots stop before.
+pub const DISK_RESERVE_BYTES_DEFAULT: u64 = 256 * MIB as u64;
 
 // Network.
 

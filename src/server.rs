@@ -15,7 +15,9 @@ use crate::config::{Config, FILE_NAME, SnapshotMode};
 use crate::net::{
     CertificateAuthority, Identity, NetError, NodeKey, Subject, parse_subject, probe_ca, seal,
 };
-use crate::node::{Node, NodeError, Options, RaftOptions, SnapshotOptions, create_first};
+use crate::node::{
+    Node, NodeError, Options, RaftOptions, SnapshotOptions, create_first, create_joiner,
+};
 use crate::proto::v1;
 use crate::state::Genesis;
 use crate::storage::{self, DataDir, Remedy, StorageError};
@@ -110,6 +112,9 @@ pub async fn join(config: &Config, token: &JoinToken) -> Result<NodeId, Failure>
         }
         return Ok(identity.node());
     }
+    // Before the token is used up: a directory that cannot hold the node must not cost it.
+    create_joiner(&data, &storage_options(config), &Logger::root(Discard, o!()))
+        .map_err(of_node)?;
     let key = NodeKey::generate().map_err(of_net)?;
     let answer = ask_to_join(config, token, &key).await?;
     let secret = <[u8; 32]>::try_from(&answer.cluster_secret[..])
@@ -304,6 +309,7 @@ fn node_options(config: &Config, data: &DataDir) -> Result<Options, Failure> {
             streams: config.snapshot.streams,
             bytes_per_second: config.bulk.bytes_per_second_max,
             pin_age_ms_max: raft.pin_ms_max,
+            disk_reserve_bytes: config.storage.disk_reserve_bytes,
         },
     })
 }
@@ -338,7 +344,8 @@ fn of_net(error: NetError) -> Failure {
 
 fn of_storage(error: StorageError) -> Failure {
     let code = match &error {
-        StorageError::Corrupt { .. } => Code::Corrupt,
+        // What was there once and is gone is lost like what is damaged.
+        StorageError::Corrupt { .. } | StorageError::Missing { .. } => Code::Corrupt,
         StorageError::DiskFull { .. } => Code::DiskFull,
         StorageError::Exists { .. } => Code::AlreadyExists,
         _ if error.remedy() == Remedy::Retry => Code::Unavailable,

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cluster;
 mod corruption;
+mod full_disk;
 mod replication;
 mod resume;
 mod tidy;

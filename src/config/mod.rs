@@ -131,6 +131,8 @@ pub struct Storage {
     pub block_cache_bytes: usize,
     /// The state is flushed when replay after a crash would read more log than this, bytes.
     pub flush_log_bytes: u64,
+    /// Free bytes that pulls and snapshots leave on the disk for the raft log.
+    pub disk_reserve_bytes: u64,
 }
 
 /// Membership.
@@ -225,6 +227,7 @@ impl Config {
                 memtable_bytes: 64 * limits::MIB,
                 block_cache_bytes: 64 * limits::MIB,
                 flush_log_bytes: 64 * limits::MIB as u64,
+                disk_reserve_bytes: limits::DISK_RESERVE_BYTES_DEFAULT,
             },
             membership: Membership { promote: true },
         }

@@ -230,6 +230,12 @@ const SETTINGS: &[Setting] = &[
         "The state is flushed when a restart would replay more log than this, bytes.",
         limits::MIB as u64..=BYTES_MAX
     ),
+    number!(
+        "storage.disk_reserve_bytes",
+        storage.disk_reserve_bytes,
+        "Free bytes left on the disk for the raft log: pulls and snapshots stop before they take them.",
+        limits::MIB as u64..=BYTES_MAX
+    ),
     Setting {
         key: "membership.promote",
         meaning: "Learners become voters by themselves once they have caught up.",

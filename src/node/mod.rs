@@ -36,4 +36,4 @@ pub use bulk_sender::{BulkSender, Guard, SenderStatus};
 pub use handle::{Handle, Health, StateView};
 pub use peers::{CallError, Class, Inbound, Peers};
 pub use snapshots::Options as SnapshotOptions;
-pub use start::{Node, NodeError, Options, RaftOptions, create_first};
+pub use start::{Node, NodeError, Options, RaftOptions, create_first, create_joiner};

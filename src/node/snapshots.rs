@@ -54,6 +54,8 @@ pub struct Options {
     pub bytes_per_second: u64,
     /// A stored snapshot's pin that nobody renewed for this long is broken.
     pub pin_age_ms_max: u64,
+    /// Free bytes that pulls and snapshots leave on the disk.
+    pub disk_reserve_bytes: u64,
 }
 
 pub(super) struct Snapshots {
@@ -106,11 +108,13 @@ impl Snapshots {
             pin_idle_ms_max: chosen.pin_age_ms_max,
             ..PinPolicy::default()
         };
-        let disk_options = DiskOptions { policy, ..DiskOptions::default() };
+        let reserve_bytes = chosen.disk_reserve_bytes;
+        let disk_options = DiskOptions { policy, reserve_bytes, ..DiskOptions::default() };
+        let staging_options = StagingOptions { reserve_bytes, ..StagingOptions::default() };
         let store = DiskSnapshotStore::open(&data.snapshots(), disk_options, logger.clone())
             .map_err(|error| failed(error.to_string()))?;
         let store = Arc::new(store);
-        let staging = Staging::open(&data.incoming(), StagingOptions::default(), logger.clone())
+        let staging = Staging::open(&data.incoming(), staging_options, logger.clone())
             .map_err(|error| failed(error.to_string()))?;
         let receiver_options = receiver::Options {
             streams: chosen.streams,

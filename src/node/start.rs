@@ -25,7 +25,7 @@ use super::waiters::Waiters;
 use super::{calls, enroll, inbound, log_thread, raft_thread};
 use crate::kv::KvError;
 use crate::net::{self, Endpoint, Identity, Lane, NetError};
-use crate::raft::{self, Boot, Core, Halt, HardState, LogStart};
+use crate::raft::{self, Boot, Core, Halt, HardState, LogStart, LogStore};
 use crate::state::{self, Genesis, State, StateError};
 use crate::storage::{self, DataDir, Generation, RaftLog, StateDb, StorageError};
 use crate::types::{Addresses, Code, Command, Failure, NodeId, Request, Role};
@@ -145,6 +145,27 @@ pub fn create_first(
     let hard_state = HardState { term: 1, vote: 0, commit: 1 };
     RaftLog::create(&data.raft(), &databases, options, start, hard_state)?;
     slog::info!(logger, "created the first node"; "generation" => generation.0);
+    Ok(())
+}
+
+/// Creates the empty log of a node that is about to join, before it has an identity: a node with an
+/// identity and no log has lost what it promised. Done again after a crash it changes nothing;
+/// refused if the directory holds what another node left.
+pub fn create_joiner(
+    data: &DataDir,
+    options: &storage::Options,
+    logger: &Logger,
+) -> Result<(), NodeError> {
+    let databases = storage::Shared::new(options, logger.clone());
+    if !data.raft().exists() {
+        let (start, hard_state) = (LogStart::default(), HardState::default());
+        RaftLog::create(&data.raft(), &databases, options, start, hard_state)?;
+    }
+    let (log, hard_state) = RaftLog::open(&data.raft(), &databases, options)?;
+    let is_new = hard_state == HardState::default() && log.last_index() == 0;
+    if !is_new || data.current_generation()?.is_some() {
+        return Err(StorageError::Exists { path: data.raft() }.into());
+    }
     Ok(())
 }
 
@@ -361,12 +382,8 @@ struct Disk {
 /// Opens log and state, after finishing an install that a crash interrupted.
 fn open_disk(options: &Options, data: &DataDir, logger: &Logger) -> Result<Disk, NodeError> {
     let databases = storage::Shared::new(&options.storage, logger.clone());
-    let new = data.current_generation()?.is_none() && !data.raft().exists();
-    if new {
-        // A joiner: everything up to its first snapshot happens without it.
-        let nothing = (LogStart::default(), HardState::default());
-        RaftLog::create(&data.raft(), &databases, &options.storage, nothing.0, nothing.1)?;
-    }
+    // Whoever has an identity has a log: starting over under the same id a node would deny votes and
+    // entries that others have counted.
     let (log, mut hard_state) = RaftLog::open(&data.raft(), &databases, &options.storage)?;
     if let Some(plan) = data.redo_install_at_boot(&log)? {
         slog::info!(logger, "finished an install that a crash interrupted";

@@ -21,7 +21,7 @@ use super::{
     PartReader, PartSource, SnapshotMeta, SnapshotStore, StoreError, StoredManifest, VerifyReport,
 };
 use crate::codec::manifest::{decode_manifest, encode_manifest};
-use crate::limits::{DISK_RESERVE_BYTES, MANIFEST_BYTES_MAX};
+use crate::limits::{DISK_RESERVE_BYTES_DEFAULT, MANIFEST_BYTES_MAX};
 use crate::manifest::Manifest;
 use crate::types::{Digest, NodeId, SnapshotId};
 
@@ -51,7 +51,7 @@ impl Default for DiskOptions {
     fn default() -> Self {
         DiskOptions {
             policy: PinPolicy::default(),
-            reserve_bytes: DISK_RESERVE_BYTES,
+            reserve_bytes: DISK_RESERVE_BYTES_DEFAULT,
             free_bytes: Arc::new(free_bytes),
         }
     }

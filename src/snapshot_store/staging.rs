@@ -27,7 +27,8 @@ use crate::codec::pull_record::{
     decode_last_status, decode_pull_record, encode_last_status, encode_pull_record,
 };
 use crate::limits::{
-    DISK_RESERVE_BYTES, MANIFEST_BYTES_MAX, MIB, PULL_RECORD_BYTES_MAX, STAGED_FILES_OPEN_MAX,
+    DISK_RESERVE_BYTES_DEFAULT, MANIFEST_BYTES_MAX, MIB, PULL_RECORD_BYTES_MAX,
+    STAGED_FILES_OPEN_MAX,
 };
 use crate::manifest::Manifest;
 use crate::transfer::receiver::Found;
@@ -53,7 +54,10 @@ pub struct StagingOptions {
 
 impl Default for StagingOptions {
     fn default() -> Self {
-        StagingOptions { reserve_bytes: DISK_RESERVE_BYTES, free_bytes: Arc::new(free_bytes) }
+        StagingOptions {
+            reserve_bytes: DISK_RESERVE_BYTES_DEFAULT,
+            free_bytes: Arc::new(free_bytes),
+        }
     }
 }
 

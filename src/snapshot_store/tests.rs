@@ -467,18 +467,89 @@ fn a_part_is_reused_by_its_bytes_and_never_by_its_name() {
 
 #[test]
 fn parts_of_other_partials_are_offered_by_digest() {
-    let bytes = content(1, 700);
-    let staged = stage(&[("000012.sst", bytes.clone()), ("CURRENT", content(2, 16))]);
+    let (bytes, current) = (content(1, 700), content(2, 16));
+    let staged = stage(&[("000012.sst", bytes.clone()), ("CURRENT", current.clone())]);
     staged.pull.write(0, 0, &bytes).unwrap();
     staged.pull.write(1, 0, b"begun").unwrap();
     let others = staged.staging.parts_of_others(Digest([0; 32]));
-    let current = (Digest::of(&content(2, 16)), 16);
-    let mut expected = [(Digest::of(&bytes), 700), current];
-    expected.sort();
-    assert_eq!(others.keys().copied().collect::<Vec<_>>(), expected, "begun ones as well");
+    let mut expected = [(Digest::of(&bytes), 700), (Digest::of(&current), 16)];
+    expected.sort_unstable();
+    assert_eq!(others.keys().copied().collect::<Vec<_>>(), expected);
     assert!(staged.staging.parts_of_others(staged.id).is_empty());
     staged.staging.remove_others(Digest([0; 32])).unwrap();
     assert!(names(&staged.path).is_empty());
+}
+
+/// A second staged snapshot that has nothing yet of the same part, and where the first one has it.
+fn newer_offer(staged: &Staged, bytes: &[u8]) -> (StagedPull, [(Origin, PartSource); 1]) {
+    let manifest = Arc::new(manifest_of(41, &[("000099.sst", bytes.to_vec())]));
+    let (id, encoded) = encode_manifest(&manifest).unwrap();
+    let (pull, _) = staged.staging.begin(id, &encoded, manifest).unwrap();
+    let others = staged.staging.parts_of_others(id);
+    let begun = others[&(Digest::of(bytes), bytes.len() as u64)].clone();
+    (pull, [(Origin::OtherPartial, PartSource::File(begun))])
+}
+
+#[test]
+fn a_part_begun_by_another_snapshot_is_taken_over_chunk_by_chunk() {
+    let bytes = content(1, 3 * CHUNK);
+    let staged = stage(&[("000012.sst", bytes.clone())]);
+    staged.pull.write(0, 0, &bytes[..CHUNK + 500]).unwrap();
+    let (newer, elsewhere) = newer_offer(&staged, &bytes);
+    let finding = newer.inspect(0, &RecordedPart::default(), &elsewhere).unwrap();
+    let Finding::Adopted { chunks, prefixes } = finding else { panic!("{finding:?}") };
+    assert_eq!((0..3).filter(|n| chunks.contains(*n)).collect::<Vec<u32>>(), [0]);
+    assert_eq!((prefixes[0].chunk, prefixes[0].bytes), (1, 500));
+    newer.write(0, CHUNK as u64 + 500, &bytes[CHUNK + 500..]).unwrap();
+    assert_eq!(newer.check(0).unwrap().digest, Digest::of(&bytes));
+}
+
+#[test]
+fn a_wrong_part_elsewhere_costs_nothing_of_what_is_staged() {
+    let bytes = content(1, 3 * CHUNK);
+    let staged = stage(&[("000012.sst", bytes.clone())]);
+    staged.pull.write(0, 0, &content(9, 3 * CHUNK)).unwrap();
+    let (newer, elsewhere) = newer_offer(&staged, &bytes);
+    newer.write(0, 0, &bytes[..CHUNK]).unwrap();
+    let finding = newer.inspect(0, &RecordedPart::default(), &elsewhere).unwrap();
+    assert!(matches!(finding, Finding::Staged { ref chunks, .. } if chunks.contains(0)));
+    newer.write(0, CHUNK as u64, &bytes[CHUNK..]).unwrap();
+    assert_eq!(newer.check(0).unwrap().digest, Digest::of(&bytes));
+}
+
+/// Flips one bit of a file.
+fn rot(path: &Path, offset: u64) {
+    let file = fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 8], offset).unwrap();
+}
+
+#[test]
+fn a_verified_part_that_rots_before_a_restart_loses_the_rotten_chunk_alone() {
+    let bytes = content(1, 3 * CHUNK);
+    let staged = stage(&[("000012.sst", bytes.clone())]);
+    staged.pull.write(0, 0, &bytes).unwrap();
+    let recorded = RecordedPart { verified: true, complete: true, ..RecordedPart::default() };
+    let finding = staged.pull.inspect(0, &recorded, &[]).unwrap();
+    assert_eq!(finding, Finding::Verified(Origin::Here));
+    let partial = staged.path.join(staged.id.to_string()).join("partial");
+    rot(&partial.join("000012.sst"), CHUNK as u64 + 3);
+    let Finding::Staged { chunks, .. } = staged.pull.inspect(0, &recorded, &[]).unwrap() else {
+        panic!("a rotten part was believed")
+    };
+    assert_eq!((0..3).filter(|n| chunks.contains(*n)).collect::<Vec<u32>>(), [0, 2]);
+}
+
+#[test]
+fn a_durable_snapshot_that_rots_before_a_restart_is_judged_anew() {
+    let bytes = content(1, 2 * CHUNK);
+    let staged = stage(&[("000012.sst", bytes.clone())]);
+    staged.pull.write(0, 0, &bytes).unwrap();
+    staged.pull.finish(&staged.record()).unwrap();
+    assert!(staged.staging.found()[0].durable);
+    rot(&staged.staging.durable_parts(staged.id).join("000012.sst"), 5);
+    assert!(!staged.staging.found()[0].durable);
 }
 
 #[test]

@@ -4,9 +4,10 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Stdio;
 
+use ratoon::client::{Client, Profile};
 use serde_json::Value;
 
-use super::Cluster;
+use super::{Cluster, PROFILE};
 
 /// How a command ended.
 #[derive(Debug)]
@@ -70,6 +71,18 @@ impl Cluster {
         let path = tree.to_str().expect("the test's own paths are UTF-8");
         self.ok(&["export", collection, path, "--stale", "--endpoint", &endpoint]);
         tree
+    }
+
+    /// Lets a node drop its log as far as it may, by the API: no command does so.
+    pub fn compact_log(&self, number: usize) {
+        let profile = Profile::load_from(&self.directory().join("profiles"), PROFILE);
+        let client = Client::connect(&profile.expect("init wrote it")).expect("it is complete");
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+        runtime.block_on(async {
+            let endpoint = self.node(number).addresses.api.to_string();
+            let client = client.pinned(&endpoint).expect("the address is one");
+            client.compact_log().await.expect("the node compacts its log");
+        });
     }
 
     /// Waits until `ratoon digest` finds all nodes equal.

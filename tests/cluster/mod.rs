@@ -165,6 +165,11 @@ impl Cluster {
         let token = self.token();
         self.node_mut(number).token = Some(token);
         self.start(number);
+        self.learn_id(number);
+    }
+
+    /// Waits until the cluster knows a node by its address, and takes down its id.
+    pub fn learn_id(&mut self, number: usize) {
         let api = self.node(number).addresses.api.to_string();
         let id = self.wait_for(&format!("that node {number} is enrolled"), |cluster| {
             let listed = cluster.try_ok(&["node", "list"])?;
@@ -206,6 +211,16 @@ impl Cluster {
     /// The status as the cluster tells it, if it answers.
     pub fn status(&self) -> Option<Value> {
         self.try_ok(&["status"])
+    }
+
+    /// What one node says of itself.
+    pub fn status_of(&mut self, number: usize) -> Value {
+        let id = self.node(number).id;
+        self.wait_for(&format!("the status of node {number}"), |cluster| {
+            let status = cluster.status()?;
+            let mut nodes = status["nodes"].as_array()?.iter();
+            nodes.find(|node| node["id"] == id && node["reachable"] == true).cloned()
+        })
     }
 
     /// Roles of all nodes that are members.

@@ -91,6 +91,23 @@ fn a_failed_pull_is_never_reported_as_finished() {
 }
 
 #[test]
+fn a_snapshot_found_damaged_is_not_offered_again() {
+    let mut cluster = with_an_offer_under_way();
+    let (reference, index, _) = cluster.machine(2).pulls.pop().unwrap();
+    cluster.tell(1, Input::SnapshotLost { id: reference.id });
+    cluster.write(1, 1, 10);
+    let reason = "no source is left".to_owned();
+    cluster.tell(2, Input::PullFailed { id: reference.id, index, reason });
+    cluster.ticks(5);
+    let offered: Vec<_> = cluster.machine(2).pulls.iter().map(|pull| pull.0.id).collect();
+    assert_eq!(offered.len(), 1);
+    assert_ne!(offered[0], reference.id);
+    cluster.release(2, Task::Pull);
+    cluster.ticks(10);
+    assert_eq!(cluster.peer(1, 2).state, ProgressState::Replicate);
+}
+
+#[test]
 fn a_report_about_another_snapshot_neither_finishes_nor_forgets_the_offered_one() {
     for ok in [true, false] {
         let mut cluster = with_an_offer_under_way();
