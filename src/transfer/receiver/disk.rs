@@ -278,8 +278,9 @@ impl Receiver {
         let due = *pull
             .persist_due_ms
             .get_or_insert(now.monotonic_ms + crate::limits::BITMAP_MS_INTERVAL);
-        let is_due =
-            due <= now.monotonic_ms || book.dirty_bytes() >= crate::limits::BITMAP_BYTES_INTERVAL;
+        let is_due = pull.persist_soon
+            || due <= now.monotonic_ms
+            || book.dirty_bytes() >= crate::limits::BITMAP_BYTES_INTERVAL;
         if is_due && !pull.persisting && !pull.finishing {
             self.persist();
         }
