@@ -37,8 +37,11 @@ impl Spread {
         Some(Spread { median, least, greatest })
     }
 
-    /// `median (least..greatest)`, with digits that fit the size.
+    /// `median (least..greatest)`, with digits that fit the size; of one run the figure alone.
     pub fn shown(&self) -> String {
+        if self.least == self.greatest {
+            return digits(self.median);
+        }
         let (least, greatest) = (digits(self.least), digits(self.greatest));
         format!("{} ({least}..{greatest})", digits(self.median))
     }
