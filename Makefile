@@ -9,7 +9,8 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ratoon/target)
 
 CARGO := cargo
-# Seeds of one `make chaos`, and arguments of `make demo`, for example ARGS='--report out.json'.
+# Seeds of one `make chaos`; arguments of `make demo` or `make bench`, for example
+# ARGS='--report out.json'.
 SEEDS ?= 100
 ARGS ?=
 
@@ -70,8 +71,8 @@ fix: prepare ## Format, and let clippy mend what it can. Writes to the tree.
 	$(CARGO) fmt --all
 
 .PHONY: bench
-bench: prepare ## Run the benchmarks, under the one profile.
-	$(CARGO) bench --locked --profile dev
+bench: prepare ## Run the benchmarks. Arguments: ARGS='--json out.json --runs 5'.
+	$(CARGO) bench --locked --profile dev -- $(ARGS)
 
 .PHONY: chaos
 chaos: prepare ## Simulate clusters under faults, SEEDS=100 of them. (The storm on real processes does not exist yet.)

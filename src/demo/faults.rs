@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::DemoError;
+use super::processes::LOOK_EVERY;
 use super::proxy::Proxy;
 use super::pull::{FlowMeter, Pulled, payload_toward_receivers};
 use super::report::FaultReport;
 use super::schedule::{Fault, FaultKind};
-use super::stage::{LOOK_EVERY, NODE_ANSWERS_SECONDS, Stage};
+use super::stage::{NODE_ANSWERS_SECONDS, Stage};
 use crate::limits::BULK_IDLE_TIMEOUT_MS;
 
 /// A cut lasts this much longer than the idle timeout, so that the connection surely dies.
@@ -68,7 +69,7 @@ pub async fn join_disturbed(
     let pulled = disturbance.wait_until_installed().await?;
     stage.screen.progress_ends();
     let node = stage.node(number);
-    super::stage::wait_until_ready(node, INSTALL_SECONDS).await?;
+    node.wait_until_ready(INSTALL_SECONDS).await?;
     Ok(Disturbed {
         pulled,
         faults,

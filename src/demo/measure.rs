@@ -1,4 +1,5 @@
-//! Figures taken from the operating system: a process's memory, and the speed of a plain copy.
+//! Figures taken from the operating system: a process's memory, processor time and bytes written,
+//! and the speed of a plain copy.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -35,6 +36,37 @@ fn parse_memory(status: &str) -> io::Result<Memory> {
         kibibytes.map(|kibibytes: u64| kibibytes.saturating_mul(1024)).ok_or_else(missing)
     };
     Ok(Memory { resident_bytes: field("VmRSS")?, peak_bytes: field("VmHWM")? })
+}
+
+/// Clock ticks of a second in the files of /proc; Linux shows people the same on all machines.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Processor time that the process `pid` has used so far with all its threads, seconds.
+pub fn cpu_seconds(pid: u32) -> io::Result<f64> {
+    parse_cpu_seconds(&fs::read_to_string(format!("/proc/{pid}/stat"))?)
+}
+
+fn parse_cpu_seconds(stat: &str) -> io::Result<f64> {
+    // See proc_pid_stat(5). The name of the program, in brackets, may hold anything; user and
+    // system time are the 12th and 13th field after it.
+    let after_name = stat.rsplit_once(')').map(|(_, rest)| rest);
+    let mut times = after_name.unwrap_or_default().split_whitespace().skip(11).take(2);
+    let mut next = || times.next()?.parse::<u64>().ok();
+    match (next(), next()) {
+        (Some(user), Some(system)) => Ok((user + system) as f64 / TICKS_PER_SECOND),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "no processor time in stat")),
+    }
+}
+
+/// Bytes that the process `pid` has had written to disks so far.
+pub fn written_bytes(pid: u32) -> io::Result<u64> {
+    parse_written_bytes(&fs::read_to_string(format!("/proc/{pid}/io"))?)
+}
+
+fn parse_written_bytes(io_text: &str) -> io::Result<u64> {
+    let line = io_text.lines().find_map(|line| line.strip_prefix("write_bytes:"));
+    line.and_then(|rest| rest.trim().parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no write_bytes in io"))
 }
 
 /// How much was copied, and how long that took.
@@ -98,6 +130,22 @@ mod tests {
         for damaged in ["", "VmRSS: 5 kB", "VmRSS: x kB\nVmHWM: 1 kB", "VmRSS 5\nVmHWM: 1 kB"] {
             assert!(parse_memory(damaged).is_err(), "{damaged:?}");
         }
+    }
+
+    #[test]
+    fn processor_time_is_read_past_a_name_with_brackets_and_blanks() {
+        let text = "7 (a) b (c) S 1 7 7 0 -1 4194304 10 0 0 0 150 25 3 4 20 0 1 0 9 8 7";
+        assert_eq!(parse_cpu_seconds(text).unwrap(), 1.75);
+        for damaged in ["", "7 (a) S 1", "7 (a) S 1 7 7 0 -1 4194304 10 0 0 0 x 25"] {
+            assert!(parse_cpu_seconds(damaged).is_err(), "{damaged:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_written_to_disk_are_told_from_bytes_given_to_write() {
+        let text = "rchar: 1\nwchar: 99\nsyscr: 1\nread_bytes: 5\nwrite_bytes: 4096\n";
+        assert_eq!(parse_written_bytes(text).unwrap(), 4096);
+        assert!(parse_written_bytes("wchar: 99\n").is_err());
     }
 
     #[test]

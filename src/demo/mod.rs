@@ -2,15 +2,15 @@
 //! while its receiver and its sender are killed, and the figures that prove nothing was lost.
 //!
 //! Everything goes through the doors a person has: the program's own command line, the client
-//! library and the operating system. It never reaches inside a node. The UDP proxy is of use by
-//! itself.
+//! library and the operating system. It never reaches inside a node. The UDP proxy, and the modules
+//! that start nodes and measure processes, are of use by themselves.
 
 mod cluster;
 mod faults;
 mod input;
-mod measure;
-mod ports;
-mod processes;
+pub mod measure;
+pub mod ports;
+pub mod processes;
 pub mod proxy;
 mod pull;
 mod report;

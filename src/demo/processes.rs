@@ -1,5 +1,5 @@
-//! The nodes of the demo as real processes of this very program, and its other commands run as a
-//! person would run them.
+//! Nodes as real processes of this very program, and its other commands run as a person would run
+//! them. The demo's, and the benchmarks' too.
 //!
 //! Kills only what it started, by the process ids it holds. Without `keep`, nothing outlives the
 //! demo: its children are killed when it drops them, and a watchdog kills them should the demo
@@ -18,7 +18,10 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use super::DemoError;
+use super::ports::Ports;
 
+/// How often something waited for is looked at again.
+pub const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Name of the profile that `init` writes for the demo's own use.
 pub const PROFILE: &str = "demo";
 /// The last bytes of a log that an error quotes.
@@ -44,6 +47,20 @@ pub struct NodeAddresses {
     pub http: SocketAddr,
 }
 
+impl NodeAddresses {
+    /// Addresses of a node that is reached directly.
+    pub fn draw(ports: &mut Ports) -> Result<Self, DemoError> {
+        let bulk = ports.draw()?;
+        Ok(NodeAddresses {
+            raft: ports.draw()?,
+            bulk,
+            bulk_advertised: bulk,
+            api: ports.draw()?,
+            http: ports.draw()?,
+        })
+    }
+}
+
 /// Starts nodes and runs commands.
 #[derive(Clone, Debug)]
 pub struct Launcher {
@@ -53,10 +70,16 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// For files below `directory`. With `keep`, what is started outlives the demo.
+    /// Of the running program, for files below `directory`. With `keep`, what is started outlives
+    /// the demo.
     pub fn new(directory: &Path, keep: bool) -> Result<Self, DemoError> {
         let executable = std::env::current_exe()
             .map_err(DemoError::system("find the path of the running program"))?;
+        Launcher::of(executable, directory, keep)
+    }
+
+    /// The same, of the program `executable`, which is a `ratoon`.
+    pub fn of(executable: PathBuf, directory: &Path, keep: bool) -> Result<Self, DemoError> {
         let launcher = Launcher { executable, directory: directory.to_owned(), keep };
         let profiles = launcher.profile_directory();
         fs::create_dir_all(&profiles)
@@ -108,6 +131,17 @@ impl Launcher {
             return Ok(serde_json::Value::Null);
         }
         serde_json::from_slice(&output.stdout).map_err(|_| failed(&output.stdout))
+    }
+
+    /// A join token, made by the command a person would use.
+    pub async fn new_token(&self) -> Result<String, DemoError> {
+        let arguments = ["token", "create", "--profile", PROFILE];
+        let document = self.run(&arguments).await?;
+        let token = document["token"].as_str().map(str::to_owned);
+        token.ok_or_else(|| DemoError::Command {
+            command: arguments.join(" "),
+            output: "its JSON has no field \"token\"".to_owned(),
+        })
     }
 
     /// A node that is not started yet; `number` counts from 1.
@@ -264,6 +298,21 @@ impl NodeProcess {
         matches!(answer.await, Ok(Ok(true)))
     }
 
+    /// Waits until it answers that it is ready; an error if it has ended.
+    pub async fn wait_until_ready(&mut self, seconds: u64) -> Result<(), DemoError> {
+        let started = Instant::now();
+        while !self.is_ready().await {
+            self.check()?;
+            if started.elapsed().as_secs() >= seconds {
+                let what = format!("that node {} is ready", self.number);
+                let state = "its process runs, and /readyz does not say 200".to_owned();
+                return Err(DemoError::TooLate { what, seconds, state });
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
     /// From its next start on, others are told its own bulk address instead of a proxy's.
     pub fn advertise_directly(&mut self) {
         self.addresses.bulk_advertised = self.addresses.bulk;
@@ -307,9 +356,10 @@ impl Drop for NodeProcess {
     }
 }
 
-/// A shell that waits for the end of its input, which comes when the demo is gone however it ended,
-/// and then kills the process. The demo ends the watchdog together with its node.
-fn watch(pid: u32) -> std::io::Result<Child> {
+/// A shell that waits for the end of its input, which comes when this process is gone however it
+/// ended, and then kills the process `pid`. To be dropped before that one is waited for, so that it
+/// cannot kill whoever gets the id next.
+pub fn watch(pid: u32) -> std::io::Result<Child> {
     Command::new("sh")
         .args(["-c", "cat >/dev/null; kill -9 \"$0\"", &pid.to_string()])
         .stdin(Stdio::piped())

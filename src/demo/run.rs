@@ -8,11 +8,11 @@ use super::cluster::{Cluster, INPUT, NAMESPACE};
 use super::faults::{Disturbed, join_disturbed};
 use super::input::{self, Input};
 use super::ports::Ports;
-use super::processes::{Launcher, PROFILE};
+use super::processes::{LOOK_EVERY, Launcher, PROFILE};
 use super::pull::Pulled;
 use super::report::{CUTS_MIN, NODES, Report, STATE_BYTES_MIN, WRITES_ACKNOWLEDGED_MIN, bytes};
 use super::screen::Screen;
-use super::stage::{self, LOOK_EVERY, NODE_ANSWERS_SECONDS, Stage};
+use super::stage::{self, NODE_ANSWERS_SECONDS, Stage};
 use super::workload::{Verdict, Workload};
 use super::{DemoError, Options, measure, schedule};
 use crate::limits::{CHUNK_BYTES_DEFAULT, MIB, PULL_STREAMS_DEFAULT};
@@ -128,10 +128,10 @@ async fn set_up(options: &Options) -> Result<Stage, DemoError> {
         if number == 1 {
             node.init().await?;
         } else {
-            node.joins_with(stage::new_token(&launcher).await?);
+            node.joins_with(launcher.new_token().await?);
         }
         node.start()?;
-        stage::wait_until_ready(&mut node, NODE_ANSWERS_SECONDS).await?;
+        node.wait_until_ready(NODE_ANSWERS_SECONDS).await?;
         nodes.push(node);
         proxies.push(proxy);
     }
@@ -308,7 +308,7 @@ async fn join_undisturbed(stage: &mut Stage) -> Result<Undisturbed, DemoError> {
 async fn join_and_watch(stage: &mut Stage) -> Result<(Pulled, f64), DemoError> {
     let (number, started) = stage.join_directly().await?;
     // Looking is kept rare: on a small machine it would disturb what it measures.
-    stage::wait_until_ready(stage.node(number), JOIN_SECONDS).await?;
+    stage.node(number).wait_until_ready(JOIN_SECONDS).await?;
     let seconds = started.elapsed().as_secs_f64();
     let id = stage.id_of(number).await?;
     let pulled = stage
@@ -448,7 +448,7 @@ async fn leave_running(mut stage: Stage) -> Result<(), DemoError> {
         node.advertise_directly();
         node.limits_bulk_to(None);
         node.start()?;
-        stage::wait_until_ready(node, NODE_ANSWERS_SECONDS).await?;
+        node.wait_until_ready(NODE_ANSWERS_SECONDS).await?;
         tokio::time::sleep(LOOK_EVERY).await;
     }
     let pids: Vec<String> =

@@ -1,21 +1,19 @@
 //! The cluster on stage: its processes, the proxies before their bulk lanes, and what both sides of
 //! the story need: starting nodes, waiting, finding the leader, limiting rates.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
 use super::DemoError;
 use super::cluster::Cluster;
 use super::ports::Ports;
-use super::processes::{Launcher, NodeAddresses, NodeProcess};
+use super::processes::{LOOK_EVERY, Launcher, NodeAddresses, NodeProcess};
 use super::proxy::{Proxy, ProxyOptions};
 use super::screen::Screen;
 use super::workload::Workload;
 use crate::proto::v1;
 
-/// How often something waited for is looked at again.
-pub const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a node may take from its start, or its return, until it answers.
 pub const NODE_ANSWERS_SECONDS: u64 = 60;
 
@@ -46,7 +44,7 @@ pub async fn add_behind_proxy(
     number: usize,
     seed: u64,
 ) -> Result<(NodeProcess, Proxy), DemoError> {
-    let mut addresses = direct_addresses(ports)?;
+    let mut addresses = NodeAddresses::draw(ports)?;
     let seed = seed.wrapping_mul(1_000).wrapping_add(number as u64);
     let options = ProxyOptions { listen: ports.draw()?, target: addresses.bulk, seed };
     let proxy =
@@ -55,51 +53,13 @@ pub async fn add_behind_proxy(
     Ok((launcher.node(number, addresses), proxy))
 }
 
-/// Addresses of a node that is reached directly.
-fn direct_addresses(ports: &mut Ports) -> Result<NodeAddresses, DemoError> {
-    let bulk = ports.draw()?;
-    Ok(NodeAddresses {
-        raft: ports.draw()?,
-        bulk,
-        bulk_advertised: bulk,
-        api: ports.draw()?,
-        http: ports.draw()?,
-    })
-}
-
-/// Waits until `node` answers that it is ready, or has ended.
-pub async fn wait_until_ready(node: &mut NodeProcess, seconds: u64) -> Result<(), DemoError> {
-    let started = Instant::now();
-    while !node.is_ready().await {
-        node.check()?;
-        if started.elapsed().as_secs() >= seconds {
-            let what = format!("that node {} is ready", node.number());
-            let state = "its process runs, and /readyz does not say 200".to_owned();
-            return Err(DemoError::TooLate { what, seconds, state });
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    Ok(())
-}
-
-/// A join token, made by the command a person would use.
-pub async fn new_token(launcher: &Launcher) -> Result<String, DemoError> {
-    let arguments = ["token", "create", "--profile", super::processes::PROFILE];
-    let document = launcher.run(&arguments).await?;
-    let token = document["token"].as_str().map(str::to_owned);
-    token.ok_or_else(|| DemoError::Command {
-        command: arguments.join(" "),
-        output: "its JSON has no field \"token\"".to_owned(),
-    })
-}
-
 impl Stage {
     /// Adds and starts a node that joins and is reached directly; it is the last of `nodes`.
     /// Returns its number and when it was started.
     pub async fn join_directly(&mut self) -> Result<(usize, Instant), DemoError> {
         let number = self.nodes.len() + 1;
-        let mut node = self.launcher.node(number, direct_addresses(&mut self.ports)?);
-        node.joins_with(new_token(&self.launcher).await?);
+        let mut node = self.launcher.node(number, NodeAddresses::draw(&mut self.ports)?);
+        node.joins_with(self.launcher.new_token().await?);
         let started = Instant::now();
         node.start()?;
         self.nodes.push(node);

@@ -80,12 +80,17 @@ impl LogBounds {
         self.last = first.index + write.entries.len() as u64 - 1;
     }
 
-    /// Checks that the log may be compacted to `index`.
-    pub fn assert_compactable(&self, index: Index) {
+    /// The bounds once the log begins after `start`, which lies in it and is applied. What is
+    /// applied is committed, though the hard state may not say so yet: a commit index that moved
+    /// alone is not written by itself.
+    pub fn after_compaction(mut self, start: LogStart) -> Self {
         assert!(
-            self.start.index <= index && index <= self.last && index <= self.hard_state.commit,
-            "the log cannot be compacted to {index}: {self:?}"
+            self.start.index <= start.index && start.index <= self.last,
+            "the log cannot be compacted to {start:?}: {self:?}"
         );
+        self.start = start;
+        self.hard_state.commit = self.hard_state.commit.max(start.index);
+        self
     }
 
     /// The bounds once a snapshot has replaced all entries.

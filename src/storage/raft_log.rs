@@ -162,21 +162,27 @@ impl RaftLog {
         Ok(())
     }
 
-    /// Drops all entries up to and including `index`, durably; the log then starts there. Panics
-    /// unless `start <= index <= commit`.
+    /// Drops all entries up to and including `index`, durably; the log then starts there. They must
+    /// be applied, which says that they are committed, and the hard state says so from then on.
+    /// Panics unless `start <= index <= last`.
     pub fn compact_to(&self, index: Index) -> Result<(), StorageError> {
         let mut writer = self.inner.lock_writer()?;
         let before = self.inner.bounds();
-        before.assert_compactable(index);
         if index == before.start.index {
             return Ok(());
         }
-        let term = self.inner.entry_term(index)?;
-        let start = LogStart { index, term };
+        assert!(
+            before.start.index < index && index <= before.last,
+            "the log cannot be compacted to {index}: {before:?}"
+        );
+        let start = LogStart { index, term: self.inner.entry_term(index)? };
+        let after = before.after_compaction(start);
         let mut batch = WriteBatch::new();
         batch.put(START_KEY, encode_start(&start));
         batch.delete_range(entry_key(before.start.index + 1), entry_key(index + 1));
-        let after = LogBounds { start, ..before };
+        if after.hard_state != before.hard_state {
+            batch.put(HARD_STATE_KEY, encode_hard_state(&after.hard_state));
+        }
         // Synced although nobody waits for it: the tail-repair rule rests on every write being so.
         self.inner.commit(&mut writer, batch, after, "compacting the raft log")?;
         writer.size.cut_beginning(before.start.index + 1, index);

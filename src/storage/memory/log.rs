@@ -46,13 +46,10 @@ impl Image {
     }
 
     fn compact_to(&mut self, index: Index) {
-        self.bounds.assert_compactable(index);
-        let start = LogStart {
-            index,
-            term: self.term(index).expect("a compactable index lies inside the log"),
-        };
+        let term = self.term(index).expect("the log cannot be compacted to where it has nothing");
+        let after = self.bounds.after_compaction(LogStart { index, term });
         self.entries.drain(..(index - self.bounds.start.index) as usize);
-        self.bounds.start = start;
+        self.bounds = after;
     }
 
     fn reset_to(&mut self, start: LogStart, hard_state: HardState) {
@@ -103,7 +100,8 @@ impl MemoryLog {
         inner.synced.bounds.hard_state
     }
 
-    /// Drops entries up to and including `index`, durably, and all writes before it become so.
+    /// Drops entries up to and including `index`, durably, and all writes before it become so. They
+    /// must be applied, which says that they are committed.
     pub fn compact_to(&self, index: Index) {
         self.sync();
         let mut inner = self.lock();

@@ -291,10 +291,27 @@ fn committed_entries_are_never_replaced() {
 
 #[test]
 #[should_panic(expected = "cannot be compacted")]
-fn what_is_not_committed_is_never_compacted() {
+fn a_log_is_never_compacted_past_its_end() {
     let mut disk = Disk::new();
     disk.write(&[entries(11, 15, 2, 1)]);
-    disk.compact_to(12);
+    disk.compact_to(16);
+}
+
+#[test]
+fn a_compaction_notes_the_commit_index_that_no_write_has_noted_yet() {
+    fn check(log: &mut dyn Log) {
+        let mut write = entries(11, 15, 2, 1);
+        write.hard_state = Some(hard_state(2, 1, 12));
+        log.write(&[write]);
+        // In a cluster at rest the last entries are committed and applied, and nothing is written
+        // after them that would say so.
+        log.compact_to(14);
+        assert_eq!(log.crash(), hard_state(2, 1, 14));
+        assert_eq!(log.store().start(), LogStart { index: 14, term: 2 });
+        assert_eq!(log.store().last_index(), 15);
+    }
+    check(&mut Disk::new());
+    check(&mut MemoryLog::create(START, hard_state(2, 0, 10)));
 }
 
 #[test]
