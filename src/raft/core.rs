@@ -18,6 +18,7 @@ use super::io::{Input, Offer, Output, Standing};
 use super::log_view::LogView;
 use super::offers::Receivers;
 use super::ready::Pending;
+use super::shape;
 use super::wire::{WireError, conf_state_from_raft, decode_message};
 use super::{HardState, LogError, LogStore};
 use crate::limits;
@@ -100,6 +101,20 @@ pub enum Halt {
     /// What the disk holds contradicts itself.
     #[error("log and state do not fit together: {0}")]
     Boot(String),
+    /// A voter that leads knows this node to hold more than it does: acknowledged entries are gone,
+    /// and going on could elect a leader without them.
+    #[error(
+        "node {leader} leads and counts on entry {commit} here, the raft log ends at {last}: it has \
+         lost acknowledged entries"
+    )]
+    LogLost {
+        /// Who leads.
+        leader: NodeId,
+        /// What it takes this node to hold.
+        commit: Index,
+        /// What it holds.
+        last: Index,
+    },
     /// raft-rs refused what it must accept.
     #[error("raft failed while {attempted}: {cause}")]
     Raft {
@@ -225,7 +240,7 @@ impl Core {
         self.now = now;
         match input {
             Input::Tick => self.handle_tick(),
-            Input::Message { from, bytes } => self.handle_message(from, bytes),
+            Input::Message { from, bytes } => self.handle_message(from, bytes)?,
             Input::Client { waiter, request, forwarded } => {
                 self.handle_client(waiter, request, forwarded)
             }
@@ -357,37 +372,77 @@ impl Core {
         }
     }
 
-    fn handle_message(&mut self, from: NodeId, bytes: bytes::Bytes) {
+    fn handle_message(&mut self, from: NodeId, bytes: bytes::Bytes) -> Result<(), Halt> {
         if !self.install.is_idle() {
             // Until the install is done raft may neither campaign nor move its log; peers repeat.
-            return;
+            return Ok(());
         }
-        let message = match decode_message(&bytes) {
-            Ok(message) => message,
-            Err(error) => return self.refuse_message(from, &error),
-        };
-        if message.from != from.0 || message.to != self.config.node.0 {
-            slog::warn!(self.logger, "dropped a raft message with a false address";
-                "peer" => from.0, "from" => message.from, "to" => message.to);
-            return;
-        }
+        let Some(message) = self.checked_message(from, &bytes)? else { return Ok(()) };
         use eraftpb::MessageType as T;
-        match message.get_msg_type() {
-            T::MsgSnapshot => return self.handle_snapshot_message(from, message, bytes.len()),
-            // Forwarding of proposals and of leadership transfers goes through `Output::Forward`.
-            T::MsgPropose | T::MsgTransferLeader => return,
-            T::MsgTimeoutNow if !self.may_campaign() => return,
-            T::MsgAppendResponse if self.is_stale_rejection(&message) => return,
-            _ => {}
-        }
         let kind = message.get_msg_type();
-        if let Err(error) = self.raw.step(message) {
-            slog::debug!(self.logger, "raft dropped a message"; "peer" => from.0,
-                "kind" => ?kind, "error" => %error);
+        match kind {
+            T::MsgSnapshot => self.handle_snapshot_message(from, message, bytes.len()),
+            // Forwarding of proposals and of leadership transfers goes through `Output::Forward`.
+            T::MsgPropose | T::MsgTransferLeader => return Ok(()),
+            T::MsgTimeoutNow if !self.may_campaign() => return Ok(()),
+            T::MsgAppendResponse if self.is_stale_rejection(&message) => return Ok(()),
+            _ => {
+                if let Err(error) = self.raw.step(message) {
+                    slog::debug!(self.logger, "raft dropped a message"; "peer" => from.0,
+                        "kind" => ?kind, "error" => %error);
+                }
+            }
         }
         if kind == T::MsgAppendResponse {
             self.resume_receiver(from);
         }
+        Ok(())
+    }
+
+    /// The message that `bytes` hold, if a correct peer can have sent it.
+    fn checked_message(
+        &self,
+        from: NodeId,
+        bytes: &bytes::Bytes,
+    ) -> Result<Option<eraftpb::Message>, Halt> {
+        let message = match decode_message(bytes) {
+            Ok(message) => message,
+            Err(error) => {
+                self.refuse_message(from, &error);
+                return Ok(None);
+            }
+        };
+        let own_id = self.config.node;
+        if message.from != from.0 || message.to != own_id.0 || from == own_id {
+            slog::warn!(self.logger, "dropped a raft message with a false address";
+                "peer" => from.0, "from" => message.from, "to" => message.to);
+            return Ok(None);
+        }
+        let own = shape::Own {
+            term: self.raw.raft.term,
+            last: self.raw.raft.raft_log.last_index(),
+            leads: self.raw.raft.state == StateRole::Leader,
+        };
+        if let Err(problem) = shape::check(&message, own) {
+            slog::warn!(self.logger, "dropped a raft message that no correct node sends";
+                "peer" => from.0, "kind" => ?message.get_msg_type(), "problem" => problem);
+            return Ok(None);
+        }
+        // Of an older term raft takes nothing but the chance to say so.
+        let counts_on_more = message.get_msg_type() == eraftpb::MessageType::MsgHeartbeat
+            && message.term >= own.term
+            && message.commit > own.last;
+        if !counts_on_more {
+            return Ok(Some(message));
+        }
+        let voters = &self.conf_state.voters;
+        if voters.is_empty() || voters.contains(&from.0) {
+            let (leader, commit) = (from, message.commit);
+            return Err(Halt::LogLost { leader, commit, last: own.last });
+        }
+        slog::warn!(self.logger, "dropped a heartbeat of a node that cannot lead";
+            "peer" => from.0, "commit" => message.commit);
+        Ok(None)
     }
 
     /// A peer refuses entries after one that it has confirmed since: the refusal came twice or late.

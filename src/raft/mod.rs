@@ -16,6 +16,7 @@ mod log_store;
 mod log_view;
 mod offers;
 mod ready;
+mod shape;
 mod wire;
 
 #[cfg(test)]

@@ -419,15 +419,26 @@ impl Cluster {
 
     /// Gives one input to a core and carries out what it asks for.
     pub fn tell(&mut self, id: u64, input: Input) {
+        self.try_tell(id, input).expect("the core goes on");
+    }
+
+    /// The same, for what may make the core halt.
+    pub fn try_tell(&mut self, id: u64, input: Input) -> Result<(), Halt> {
         let now = self.now;
-        self.machine(id).tell(now, input).expect("the core goes on");
+        self.machine(id).tell(now, input)?;
         self.settle();
+        Ok(())
+    }
+
+    /// The same as `deliver`, for what may make the core halt.
+    pub fn try_deliver(&mut self, from: u64, to: u64, message: &Message) -> Result<(), Halt> {
+        let bytes = encode_message(message);
+        self.try_tell(to, Input::Message { from: NodeId(from), bytes })
     }
 
     /// Hands a raft message to a machine as if it had come over the wire.
     pub fn deliver(&mut self, from: u64, to: u64, message: &Message) {
-        let bytes = encode_message(message);
-        self.tell(to, Input::Message { from: NodeId(from), bytes });
+        self.try_deliver(from, to, message).expect("the core goes on");
     }
 
     /// Carries out and delivers until nothing moves.
