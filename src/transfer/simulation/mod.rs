@@ -4,6 +4,7 @@
 //! bound allows, and, while it runs, that nothing waits for ever.
 
 mod disk;
+mod places;
 mod source;
 mod stories;
 mod world;
