@@ -142,6 +142,19 @@ mod tests {
     }
 
     #[test]
+    fn a_pin_that_nobody_renews_is_broken_however_much_room_there_is() {
+        let policy = PinPolicy { keep: 1, pinned_bytes_max: u64::MAX, pin_idle_ms_max: 1_000 };
+        let stored = [(id(1), 1, 100), (id(2), 2, 100), (id(3), 3, 100)];
+        let mut pins = Pins::default();
+        pins.pin(id(1), NodeId(1), 0);
+        pins.pin(id(2), NodeId(2), 0);
+        pins.pin(id(2), NodeId(2), 500);
+        let retained = pins.retain(&policy, &stored, 1_001);
+        assert_eq!(retained.broken, [(NodeId(1), id(1))]);
+        assert_eq!(retained.removed, [id(1)]);
+    }
+
+    #[test]
     fn the_newest_stay_without_any_pin_and_cost_no_budget() {
         let policy = PinPolicy { keep: 2, pinned_bytes_max: 0, pin_idle_ms_max: 1_000 };
         let mut pins = Pins::default();

@@ -711,6 +711,26 @@ fn an_embedded_snapshot_without_content_is_refused() {
     };
     assert!(stage_embedded(&staging, &reference, 40, &empty).is_err());
     assert!(names(root.path()).is_empty());
+
+    // A manifest that is whole, without its bytes, or for another index than the one offered.
+    let store = open_store(&root.path().join("snapshots"));
+    let files = [("000012.sst", content(1, 5_000)), ("CURRENT", content(2, 16))];
+    let meta = save(&store, 40, &files);
+    let whole = embed(&store, meta.id).unwrap();
+    let reference = SnapshotReference {
+        id: meta.id,
+        total_bytes: meta.bytes,
+        parts: meta.parts,
+        manifest_bytes: meta.manifest_bytes,
+        ..reference
+    };
+    let none = EmbeddedSnapshot { parts: Vec::new(), ..whole.clone() };
+    let hollow = EmbeddedSnapshot { parts: vec![Bytes::new(); 2], ..whole.clone() };
+    for (index, embedded) in [(40, &none), (40, &hollow), (41, &whole)] {
+        let error = stage_embedded(&staging, &reference, index, embedded).unwrap_err();
+        assert!(matches!(error, StoreError::Manifest(_)), "{error}");
+    }
+    assert!(staging.found().is_empty());
 }
 
 #[test]

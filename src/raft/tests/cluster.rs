@@ -67,7 +67,7 @@ pub struct Machine {
     pub applies: VecDeque<(u64, Vec<Committed>)>,
     pub builds: usize,
     pub pulls: Vec<(SnapshotReference, Index, NodeId)>,
-    prepares: Vec<SnapshotId>,
+    pub prepares: Vec<SnapshotId>,
     pub installs: Vec<InstallPlan>,
     pub discarded: Vec<SnapshotId>,
     pub installed: Vec<SnapshotId>,

@@ -193,31 +193,49 @@ fn a_second_snapshot_does_not_take_the_first_ones_place_before_it_is_applied() {
     assert_ne!(second.id, first.id);
     cluster.hold(3, Task::Install);
     cluster.tell(3, Input::SnapshotDurable(cluster.store[&first.id].meta.clone()));
+    let plan = cluster.machine(3).installs[0].clone();
     cluster.tell(3, Input::SnapshotDurable(second.clone()));
-    assert_eq!(cluster.machine(3).discarded, [second.id]);
-    assert_eq!(cluster.machine(3).installs.len(), 1);
+    assert_eq!(cluster.machine(3).installs, [plan], "one install at a time");
+    cluster.hold(3, Task::Prepare);
     cluster.release(3, Task::Install);
-    cluster.ticks(5);
     assert_eq!(cluster.machine(3).installed, [first.id]);
+    cluster.release(3, Task::Prepare);
+    cluster.ticks(5);
+    cluster.assert_equal(3, 1);
+}
+
+#[test]
+fn one_snapshot_is_prepared_at_a_time() {
+    let mut cluster = with_a_follower_behind();
+    let (first, ..) = cluster.machine(3).pulls.pop().unwrap();
+    cluster.write(1, 3, 10);
+    cluster.client(1, ClientRequest::BuildSnapshot);
+    let second = cluster.machine(1).offer.clone().unwrap().meta;
+    cluster.hold(3, Task::Prepare);
+    cluster.tell(3, Input::SnapshotDurable(cluster.store[&first.id].meta.clone()));
+    cluster.tell(3, Input::SnapshotDurable(second.clone()));
+    cluster.tell(3, Input::SnapshotDurable(second));
+    assert_eq!(cluster.machine(3).prepares, [first.id]);
+    cluster.release(3, Task::Prepare);
+    cluster.ticks(5);
+    assert_eq!(cluster.machine(3).installed[0], first.id);
     cluster.assert_equal(3, 1);
 }
 
 #[test]
 fn a_snapshot_the_log_has_overtaken_is_dropped() {
     let mut cluster = with_a_follower_behind();
-    cluster.hold(3, Task::Prepare);
-    cluster.release(3, Task::Pull);
-    let pending = cluster.peer(1, 3).pending_snapshot;
-    // The log comes by another way: a heartbeat of a leader that has it commits up to there.
-    cluster.core(3).raw.raft.raft_log.committed = cluster.core(3).log_range().1;
-    let meta = cluster.store.values().find(|stored| stored.meta.index == pending).unwrap();
-    let mut old = meta.meta.clone();
+    let (reference, ..) = cluster.machine(3).pulls[0].clone();
+    // One that holds no more than what is committed here already.
+    let mut old = cluster.store[&reference.id].meta.clone();
     old.index = cluster.core(3).commit_index();
     old.id = Digest([7; 32]);
     cluster.tell(3, Input::SnapshotDurable(old.clone()));
     assert_eq!(cluster.machine(3).discarded, [old.id]);
-    cluster.release(3, Task::Prepare);
-    cluster.ticks(5);
+    assert!(cluster.machine(3).prepares.is_empty());
+    cluster.ticks(10);
+    cluster.release(3, Task::Pull);
+    cluster.ticks(10);
     cluster.assert_equal(3, 1);
 }
 
