@@ -159,7 +159,8 @@ pub const RUN_BYTES_MIN: u64 = 8 * MIB as u64;
 pub const RANGES_PER_REQUEST_MAX: usize = 1024;
 /// Received bytes that wait for the receiver's disk; reading stops above.
 pub const UNWRITTEN_BYTES_MAX: u64 = 32 * MIB as u64;
-/// Chunk bytes read and not yet handed to the network, over all pulls that a source serves.
+/// Chunk bytes read and not yet handed to the network, over all pulls that a source serves. Each
+/// pull has one chunk beyond it, so that none waits for another's slow network.
 pub const SENDER_BUFFER_BYTES_MAX: u64 = 32 * MIB as u64;
 /// Chunks of one stream that a source reads ahead of the network.
 pub const SENDER_FRAMES_AHEAD_MAX: usize = 3;
@@ -183,8 +184,13 @@ pub const SNAPSHOTS_KEPT_DEFAULT: usize = 2;
 pub const PINNED_BYTES_DEFAULT: u64 = 64 * GIB as u64;
 /// A pin that nobody renewed for so long is broken.
 pub const PIN_IDLE_MS_MAX: u64 = 10 * 60 * 1000;
-/// Received bytes handed on at once.
+/// Bytes of a chunk sent or received at once.
 pub const BULK_PIECE_BYTES_MAX: usize = 256 * KIB;
+/// Bytes of a chunk sent at once under a small rate limit.
+pub const BULK_PIECE_BYTES_MIN: u64 = 4 * KIB as u64;
+/// Smallest limit of the bulk lane's rate, bytes a second: every receiver that is served still hears
+/// from its source well within `PULL_NO_PROGRESS_MS`.
+pub const BULK_RATE_MIN: u64 = 16 * KIB as u64;
 /// Pieces and words of all streams that wait for the receiver's or the source's driver.
 pub const BULK_QUEUE_MAX: usize = 4;
 /// Part files held open at once by one pull.
@@ -347,6 +353,10 @@ const _: () =
 const _: () = assert!(PULL_STREAMS_MAX < REQUESTS_PER_RECEIVER_MAX);
 const _: () = assert!(RUN_BYTES_MIN >= CHUNK_BYTES_MAX as u64 && RUN_BYTES_MIN <= RUN_BYTES_MAX);
 const _: () = assert!(SENDER_BUFFER_BYTES_MAX >= 2 * CHUNK_BYTES_MAX as u64);
+const _: () = assert!(
+    BULK_PIECE_BYTES_MIN * PULLS_SERVED_MAX as u64 * 1000
+        <= BULK_RATE_MIN * PULL_NO_PROGRESS_MS / 2
+);
 const _: () = assert!(UNWRITTEN_BYTES_MAX >= 2 * CHUNK_BYTES_MAX as u64);
 // What waits before the machine and behind it is at most one chunk a stream: the bound on repeats.
 const _: () = assert!(

@@ -51,7 +51,7 @@ fn a_removed_node_ends_and_is_never_a_member_again() {
     let id = cluster.node(removed).id;
     cluster.ok(&["node", "remove", &id.to_string()]);
     let exit = cluster.node_mut(removed).wait_for_exit();
-    assert_eq!(exit.code, Some(1), "{}", exit.log);
+    assert_eq!(exit.code, Some(3), "{}", exit.log);
     assert!(exit.log.contains("removed from the cluster"), "{}", exit.log);
     let listed = cluster.ok(&["node", "list"]);
     assert_eq!(listed["nodes"].as_array().map(Vec::len), Some(2), "{listed}");
@@ -62,7 +62,7 @@ fn a_removed_node_ends_and_is_never_a_member_again() {
     // Back from a restart it is a stranger.
     cluster.launch(removed);
     let exit = cluster.node_mut(removed).wait_for_exit();
-    assert_eq!(exit.code, Some(1), "{}", exit.log);
+    assert_eq!(exit.code, Some(3), "{}", exit.log);
     let listed = cluster.ok(&["node", "list"]);
     assert_eq!(listed["nodes"].as_array().map(Vec::len), Some(2), "{listed}");
 }
@@ -102,7 +102,7 @@ fn a_directory_that_holds_a_node_without_its_keys_is_refused_and_costs_no_token(
     cluster.node_mut(second).token = Some(token);
     cluster.launch(second);
     let exit = cluster.node_mut(second).wait_for_exit();
-    assert_eq!(exit.code, Some(1), "{}", exit.log);
+    assert_eq!(exit.code, Some(3), "{}", exit.log);
     assert!(exit.log.contains("raft already"), "{}", exit.log);
 
     fs::remove_dir_all(&cluster.node(second).data).expect("it is emptied");

@@ -91,7 +91,8 @@ fn catch(play: impl FnOnce() -> Result<()>) -> Result<()> {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(|info| {
         let mut last = LAST_PANIC.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *last = Some(info.to_string());
+        // Empty unless RUST_BACKTRACE asks for it.
+        *last = Some(format!("{info}\n{}", std::backtrace::Backtrace::capture()));
     }));
     let result = catch_unwind(AssertUnwindSafe(play));
     std::panic::set_hook(before);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER_PERMISSIVE;
 
 use super::failure::CliError;
-use crate::limits::{ADDRESS_BYTES_MAX, KEY_BYTES_MAX, SCAN_BOUND_BYTES_MAX};
+use crate::limits::{ADDRESS_BYTES_MAX, BULK_RATE_MIN, KEY_BYTES_MAX, SCAN_BOUND_BYTES_MAX};
 use crate::types::{CollectionName, Name};
 
 /// `[PROFILE:]NAMESPACE/NAME`: a collection, and the cluster it lives in if that is named.
@@ -141,7 +141,12 @@ pub fn byte_count(text: &str) -> Result<u64, String> {
 pub fn byte_rate(text: &str) -> Result<u64, String> {
     match text {
         "none" => Ok(0),
-        _ => byte_count(text),
+        _ => match byte_count(text)? {
+            rate @ 1..BULK_RATE_MIN => {
+                Err(format!("{rate} bytes a second; the smallest limit is {BULK_RATE_MIN}"))
+            }
+            rate => Ok(rate),
+        },
     }
 }
 
@@ -209,6 +214,8 @@ mod tests {
         assert_eq!(byte_count("20 MB/s").unwrap(), 20_000_000);
         assert_eq!(byte_count("7").unwrap(), 7);
         assert_eq!(byte_rate("none").unwrap(), 0);
+        assert_eq!(byte_rate("0").unwrap(), 0);
+        assert!(byte_rate("10KiB").is_err());
         for text in [
             "",
             "MiB",

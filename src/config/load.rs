@@ -264,6 +264,13 @@ fn validate(config: &Config) -> Result<(), ConfigError> {
             listen.api
         ));
     }
+    let rate = config.bulk.bytes_per_second_max;
+    if (1..limits::BULK_RATE_MIN).contains(&rate) {
+        return conflict(format!(
+            "bulk.bytes_per_second_max is {rate}, the smallest limit is {}; 0 lifts it",
+            limits::BULK_RATE_MIN
+        ));
+    }
     let advertise = &config.advertise;
     let advertised =
         [("raft", &advertise.raft), ("bulk", &advertise.bulk), ("api", &advertise.api)];

@@ -122,11 +122,12 @@ fn values_of_the_wrong_form_or_out_of_bounds_are_refused_with_their_place() {
 
 #[test]
 fn settings_that_do_not_go_together_are_refused() {
-    let cases: [&[(&str, &str)]; 4] = [
+    let cases: [&[(&str, &str)]; 5] = [
         &[("raft.election_ticks", "6")],
         &[("listen.raft", "0.0.0.0:1"), ("listen.bulk", "0.0.0.0:1")],
         &[("listen.api", "0.0.0.0:1"), ("listen.http", "0.0.0.0:1")],
         &[("advertise.api", "0.0.0.0:7402")],
+        &[("bulk.bytes_per_second_max", "1000")],
     ];
     for flags in cases {
         let error = load("", &[], flags).unwrap_err();

@@ -107,13 +107,18 @@ enum Command {
     Answer(PullResponse),
     Raw(Bytes),
     /// A frame that is being read already.
-    Frame(JoinHandle<Result<(ChunkHeader, Bytes), FrameError>>),
+    Frame(Reading),
     Finish,
 }
+
+/// A read of a chunk under way, and the frame it becomes.
+type Reading = JoinHandle<Result<(ChunkHeader, Bytes), FrameError>>;
 
 /// A stream and the task that writes it.
 struct Writer {
     commands: mpsc::UnboundedSender<Command>,
+    /// Bytes of the frame at hand that may be sent.
+    pieces: mpsc::UnboundedSender<u64>,
     task: AbortHandle,
 }
 
@@ -244,10 +249,12 @@ impl Driver {
                 "error" => problem);
         }
         let stream = self.name();
+        // The machine bounds what is queued: a few answers, the frames it reads ahead, one piece.
         let (commands, queue) = mpsc::unbounded_channel();
-        // The machine bounds what is queued: a few answers, and the frames it reads ahead.
-        let task = tokio::spawn(write_stream(send, stream, queue, self.inputs.clone()));
-        self.streams.insert(stream, Writer { commands, task: task.abort_handle() });
+        let (pieces, allowed) = mpsc::unbounded_channel();
+        let writing = Writing { send, stream, allowed, inputs: self.inputs.clone() };
+        let task = tokio::spawn(writing.run(queue)).abort_handle();
+        self.streams.insert(stream, Writer { commands, pieces, task });
         self.handle(Input::Request { connection, stream, request });
     }
 
@@ -275,6 +282,12 @@ impl Driver {
                     let reading =
                         spawn_blocking(move || shelf.read(snapshot, &open.manifest, range));
                     self.command(stream, Command::Frame(reading));
+                }
+                Output::SendPiece { stream, bytes } => {
+                    if let Some(writer) = self.streams.get(&stream) {
+                        // A writer that is gone has said so; the machine will hear of it.
+                        let _ = writer.pieces.send(bytes);
+                    }
                 }
                 Output::Finish { stream } => self.command(stream, Command::Finish),
                 Output::Reset { stream } => {
@@ -375,59 +388,70 @@ async fn ask(
     let _ = inputs.send(FromTask::Asked { connection, send, request }).await;
 }
 
-/// Writes one stream. Not cancellation safe; it ends with its queue or its stream.
-async fn write_stream(
-    mut send: SendStream,
+/// The task that writes one stream. Not cancellation safe; it ends with its queue or its stream.
+struct Writing {
+    send: SendStream,
     stream: u64,
-    mut queue: mpsc::UnboundedReceiver<Command>,
+    /// The machine's word on how many bytes of the frame at hand may be sent next.
+    allowed: mpsc::UnboundedReceiver<u64>,
     inputs: mpsc::Sender<FromTask>,
-) {
-    while let Some(command) = queue.recv().await {
-        match write_one(&mut send, stream, command).await {
-            Ok(Some(input)) => {
-                if inputs.send(FromTask::Machine(input)).await.is_err() {
-                    return;
-                }
-            }
-            Ok(None) => {}
-            Err(_) => break,
-        }
-    }
-    // The driver is gone when the node is shutting down.
-    let _ = inputs.send(FromTask::Machine(Input::StreamClosed { stream })).await;
 }
 
-/// Does one thing; answers with what the machine is to hear. Err: the stream has ended.
-async fn write_one(
-    send: &mut SendStream,
-    stream: u64,
-    command: Command,
-) -> Result<Option<Input>, NetError> {
-    match command {
-        Command::Answer(response) => {
-            send.write_frame(&encode_pull_response(&response)).await.map(|()| None)
-        }
-        Command::Raw(bytes) => send.write_bytes(bytes).await.map(|()| None),
-        Command::Frame(reading) => {
-            let frame = reading.await.unwrap_or_else(|error| {
-                let reason = format!("the read did not end: {error}");
-                Err(FrameError { is_corrupt: false, reason })
-            });
-            match frame {
-                Ok((header, bytes)) => {
-                    send.write(&encode_chunk_header(&header)).await?;
-                    send.write_bytes(bytes).await?;
-                    Ok(Some(Input::FrameSent { stream }))
-                }
-                Err(FrameError { is_corrupt, reason }) => {
-                    Ok(Some(Input::FrameFailed { stream, is_corrupt, reason }))
-                }
+impl Writing {
+    async fn run(mut self, mut queue: mpsc::UnboundedReceiver<Command>) {
+        while let Some(command) = queue.recv().await {
+            if self.write(command).await.is_err() {
+                break;
             }
         }
-        Command::Finish => {
-            send.finish()?;
-            Err(NetError::Closed)
+        let stream = self.stream;
+        // The driver is gone when the node is shutting down.
+        let _ = self.tell(Input::StreamClosed { stream }).await;
+    }
+
+    /// Does one thing. Err: the stream has ended.
+    async fn write(&mut self, command: Command) -> Result<(), NetError> {
+        match command {
+            Command::Answer(response) => {
+                self.send.write_frame(&encode_pull_response(&response)).await
+            }
+            Command::Raw(bytes) => self.send.write_bytes(bytes).await,
+            Command::Frame(reading) => self.write_frame(reading).await,
+            Command::Finish => {
+                self.send.finish()?;
+                Err(NetError::Closed)
+            }
         }
+    }
+
+    /// Sends a frame piece by piece, each at the machine's word.
+    async fn write_frame(&mut self, reading: Reading) -> Result<(), NetError> {
+        let stream = self.stream;
+        let frame = reading.await.unwrap_or_else(|error| {
+            let reason = format!("the read did not end: {error}");
+            Err(FrameError { is_corrupt: false, reason })
+        });
+        let (header, mut bytes) = match frame {
+            Ok(frame) => frame,
+            Err(FrameError { is_corrupt, reason }) => {
+                return self.tell(Input::FrameFailed { stream, is_corrupt, reason }).await;
+            }
+        };
+        let mut header = Some(encode_chunk_header(&header));
+        while !bytes.is_empty() {
+            self.tell(Input::PieceReady { stream, bytes: bytes.len() as u64 }).await?;
+            let allowed = self.allowed.recv().await.ok_or(NetError::Closed)?;
+            if let Some(header) = header.take() {
+                self.send.write(&header).await?;
+            }
+            let piece = bytes.split_to(bytes.len().min(allowed as usize));
+            self.send.write_bytes(piece).await?;
+        }
+        self.tell(Input::FrameSent { stream }).await
+    }
+
+    async fn tell(&self, input: Input) -> Result<(), NetError> {
+        self.inputs.send(FromTask::Machine(input)).await.map_err(|_| NetError::Closed)
     }
 }
 

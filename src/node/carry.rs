@@ -12,7 +12,7 @@ use super::shared::{Published, Shared};
 use super::waiters::Outcome;
 use super::{apply_thread, calls, log_thread};
 use crate::codec::peer::encode_envelope;
-use crate::proto::internal::v1::{Envelope, SnapshotReport, envelope};
+use crate::proto::internal::v1::{Envelope, PullProgress, SnapshotReport, envelope};
 use crate::raft::{Core, Input, LogStore, Output};
 use crate::types::{Node, NodeId};
 
@@ -41,6 +41,12 @@ impl Carrier {
                     Some(id) => shared.snapshots.send_offer(shared, to, id, bytes),
                     None => self.send(to, class, envelope::Body::Raft(bytes)),
                 }
+            }
+            Output::SendProgress { to, id, index, source, wants_new_offer } => {
+                let snapshot_id = Bytes::copy_from_slice(&id.0);
+                let source = source.0;
+                let progress = PullProgress { snapshot_id, index, source, wants_new_offer };
+                self.send(to, Class::Urgent, envelope::Body::PullProgress(progress));
             }
             Output::SendReport { to, index, id, ok, reason } => {
                 let snapshot_id = Bytes::copy_from_slice(&id.0);

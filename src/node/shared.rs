@@ -62,11 +62,6 @@ impl Shared {
         self.identity.node()
     }
 
-    /// The leader, if one is known and it is another node.
-    pub fn other_leader(&self) -> Option<NodeId> {
-        self.published.borrow().standing.leader.filter(|leader| *leader != self.id())
-    }
-
     /// Ends the node because of `error`.
     pub fn fail(&self, error: impl Into<NodeError>) {
         if self.failures.send(error.into()).is_err() {

@@ -19,9 +19,10 @@ use super::members::Members;
 use super::peers::Class;
 use super::shared::Shared;
 use crate::codec::peer::encode_envelope;
+use crate::limits::BULK_RATE_MIN;
 use crate::manifest::Manifest;
 use crate::net::{Endpoint, Identity};
-use crate::proto::internal::v1::{self as internal, Envelope, PullProgress, envelope};
+use crate::proto::internal::v1::{self as internal, Envelope, envelope};
 use crate::proto::v1;
 use crate::raft::{self, Input, Offer};
 use crate::snapshot_store::{
@@ -393,6 +394,11 @@ impl Snapshots {
 
     /// Limits what is sent and what is received, bytes a second; 0: no limit.
     pub fn limit(&self, bytes_per_second: u64) -> Result<(), Failure> {
+        if (1..BULK_RATE_MIN).contains(&bytes_per_second) {
+            let problem = format!("{bytes_per_second} bytes a second is no limit of transfers");
+            return Err(Failure::new(Code::InvalidArgument, problem)
+                .hint(format!("the smallest is {BULK_RATE_MIN}; 0 lifts the limit")));
+        }
         if self.receiver.limit(bytes_per_second) && self.sender.limit(bytes_per_second) {
             return Ok(());
         }
@@ -403,24 +409,14 @@ impl Snapshots {
     pub async fn shutdown(&self) {
         self.endpoint.close().await;
     }
-
-    fn note_progress(&self, shared: &Shared, status: &TransferStatus, wants_new_offer: bool) {
-        let Some(leader) = shared.other_leader() else { return };
-        let progress = PullProgress {
-            snapshot_id: Bytes::copy_from_slice(&status.snapshot.0),
-            index: status.index,
-            source: status.source.0,
-            done_bytes: status.done_bytes,
-            total_bytes: status.total_bytes,
-            wants_new_offer,
-        };
-        let body = Some(envelope::Body::PullProgress(progress));
-        let envelope = Envelope { body, embedded: None };
-        shared.peers.send(leader, Class::Urgent, encode_envelope(&envelope));
-    }
 }
 
-/// Takes the receiver's events to the core and to the leader, until the receiver ends.
+fn pulling(status: &TransferStatus, wants_new_offer: bool) -> Input {
+    let TransferStatus { snapshot: id, index, source, .. } = *status;
+    Input::Pulling { id, index, source, wants_new_offer }
+}
+
+/// Takes the receiver's events to the core, until the receiver ends.
 pub(super) async fn run(shared: Arc<Shared>) {
     let snapshots = &shared.snapshots;
     let events = snapshots.events.lock().expect("no code panics while it holds this lock").take();
@@ -439,7 +435,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         };
         let Some(event) = event else { return };
         match event {
-            BulkEvent::Progress(status) => snapshots.note_progress(&shared, &status, false),
+            BulkEvent::Progress(status) => shared.inbox.report(pulling(&status, false)),
             BulkEvent::Durable { id, manifest, parts, .. } => {
                 snapshots.durable(&shared, id, manifest, parts);
             }
@@ -451,7 +447,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 slog::warn!(shared.logger, "another snapshot is needed"; "snapshot" => %id,
                     "because" => reason);
                 if let Some(status) = snapshots.receiver.status() {
-                    snapshots.note_progress(&shared, &status, true);
+                    shared.inbox.report(pulling(&status, true));
                 }
             }
         }

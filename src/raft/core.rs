@@ -265,6 +265,9 @@ impl Core {
             Input::PullProgress { from, id, index, source, wants_new_offer } => {
                 self.handle_pull_progress(from, (id, index, source), wants_new_offer)
             }
+            Input::Pulling { id, index, source, wants_new_offer } => {
+                self.handle_pulling((id, index, source), wants_new_offer);
+            }
             Input::SnapshotDurable(meta) => self.handle_snapshot_durable(meta),
             Input::PullFailed { id, index, reason } => self.handle_pull_failed(id, index, reason),
             Input::SnapshotPrepared { id, generation } => {

@@ -38,12 +38,13 @@ enum Phase {
 impl Install {
     /// Whether this snapshot is past being durable.
     fn holds(&self, id: SnapshotId) -> bool {
-        match &self.phase {
-            Phase::Idle => false,
+        let held = match &self.phase {
+            Phase::Idle => self.preparing.as_ref(),
             Phase::Prepared(meta, _) | Phase::Draining(meta, _) | Phase::Stepped(meta, ..) => {
-                meta.id == id
+                Some(meta)
             }
-        }
+        };
+        held.is_some_and(|meta| meta.id == id)
     }
 
     /// Whether raft runs as usual.
@@ -104,9 +105,23 @@ impl Core {
         }
     }
 
+    /// The pull lives: its leader is to know, unless the log has brought what it would bring.
+    pub(super) fn handle_pulling(
+        &mut self,
+        (id, index, source): (SnapshotId, Index, NodeId),
+        wants_new_offer: bool,
+    ) {
+        if index <= self.commit_index() && !self.install.holds(id) {
+            return self.discard(id, index, "the log has caught up");
+        }
+        if let Some(to) = self.other_leader() {
+            let progress = Output::SendProgress { to, id, index, source, wants_new_offer };
+            self.outputs.push_back(progress);
+        }
+    }
+
     pub(super) fn handle_snapshot_durable(&mut self, meta: SnapshotMeta) {
-        let is_preparing = self.install.preparing.as_ref().is_some_and(|other| other.id == meta.id);
-        if is_preparing || self.install.holds(meta.id) {
+        if self.install.holds(meta.id) {
             // Told again.
             return;
         }
@@ -146,15 +161,17 @@ impl Core {
     }
 
     fn report_to_leader(&mut self, id: SnapshotId, index: Index, outcome: Result<(), String>) {
-        let to = NodeId(self.raw.raft.leader_id);
-        if to.0 == 0 || to == self.config.node {
-            return;
-        }
+        let Some(to) = self.other_leader() else { return };
         let (ok, reason) = match outcome {
             Ok(()) => (true, String::new()),
             Err(reason) => (false, reason),
         };
         self.outputs.push_back(Output::SendReport { to, index, id, ok, reason });
+    }
+
+    fn other_leader(&self) -> Option<NodeId> {
+        let leader = NodeId(self.raw.raft.leader_id);
+        (leader.0 != 0 && leader != self.config.node).then_some(leader)
     }
 
     /// Moves a prepared snapshot on as far as it can go now.

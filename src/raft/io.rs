@@ -123,6 +123,17 @@ pub enum Input {
         /// It cannot be finished: offer another.
         wants_new_offer: bool,
     },
+    /// The pull under way here lives, or wants another offer.
+    Pulling {
+        /// Which snapshot.
+        id: SnapshotId,
+        /// Its index.
+        index: Index,
+        /// From which node it is pulled.
+        source: NodeId,
+        /// It cannot be finished.
+        wants_new_offer: bool,
+    },
     /// A snapshot this node pulled is whole, verified and fsynced.
     SnapshotDurable(SnapshotMeta),
     /// A pull ended without its snapshot.
@@ -218,6 +229,19 @@ pub enum Output {
         bytes: Bytes,
         /// It offers this snapshot: mode `embedded` sends its parts beside it.
         offers: Option<SnapshotId>,
+    },
+    /// Tell a leader that the pull of its offer lives: `Input::PullProgress` there. May be lost.
+    SendProgress {
+        /// The leader.
+        to: NodeId,
+        /// Which snapshot.
+        id: SnapshotId,
+        /// Its index.
+        index: Index,
+        /// From which node it is pulled.
+        source: NodeId,
+        /// It cannot be finished: another is wanted.
+        wants_new_offer: bool,
     },
     /// Tell a leader how its offered snapshot ended. May be lost.
     SendReport {

@@ -28,6 +28,7 @@ pub fn check(message: &Message, own: Own) -> Result<(), String> {
     check_term(message, own)?;
     match kind {
         MessageType::MsgAppend => check_append(message),
+        MessageType::MsgSnapshot => check_snapshot(message),
         MessageType::MsgReadIndex => check_read(message, Some(message.from)),
         MessageType::MsgReadIndexResp => check_read(message, None),
         // A follower that holds more than its leader would be sent entries that do not exist.
@@ -53,15 +54,34 @@ fn check_term(message: &Message, own: Own) -> Result<(), String> {
 /// Entries follow one another and the entry before them.
 fn check_append(message: &Message) -> Result<(), String> {
     let (mut index, mut term) = (message.index, message.log_term);
+    check_place(index, term)?;
     for entry in message.get_entries() {
         let next = index.checked_add(1);
-        if Some(entry.index) != next || entry.term < term || entry.term > message.term {
+        let is_in_order = Some(entry.index) == next && entry.term >= term;
+        if !is_in_order || entry.term == 0 || entry.term > message.term {
             return Err(format!(
                 "entry {} of term {} cannot follow entry {index} of term {term}",
                 entry.index, entry.term
             ));
         }
         (index, term) = (entry.index, entry.term);
+    }
+    Ok(())
+}
+
+fn check_snapshot(message: &Message) -> Result<(), String> {
+    let metadata = message.get_snapshot().get_metadata();
+    check_place(metadata.index, metadata.term)?;
+    if metadata.term > message.term {
+        return Err(format!("a snapshot of term {}, later than its own", metadata.term));
+    }
+    Ok(())
+}
+
+/// raft-rs takes what lies beyond the end of the log for an entry of term 0.
+fn check_place(index: Index, term: Term) -> Result<(), String> {
+    if index > 0 && term == 0 {
+        return Err(format!("an entry {index} of term 0"));
     }
     Ok(())
 }

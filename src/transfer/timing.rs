@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 
+use crate::limits::{BULK_PIECE_BYTES_MAX, BULK_PIECE_BYTES_MIN};
+
 /// A stream of pseudo-random numbers from a seed (SplitMix64). For jitter, never for secrets.
 #[derive(Clone, Debug)]
 pub(super) struct Random {
@@ -98,6 +100,14 @@ impl TokenBucket {
         }
         let rate = i128::from(self.bytes_per_second);
         Some(now_ms.saturating_add(((-filled.tokens + rate - 1) / rate) as u64))
+    }
+
+    /// Bytes that are well spent at once: a quarter of a second's worth, within bounds.
+    pub(super) fn piece_bytes(&self) -> u64 {
+        match self.bytes_per_second {
+            0 => BULK_PIECE_BYTES_MAX as u64,
+            rate => (rate / 4).clamp(BULK_PIECE_BYTES_MIN, BULK_PIECE_BYTES_MAX as u64),
+        }
     }
 
     fn fill(&mut self, now_ms: u64) {

@@ -12,6 +12,7 @@ use ratoon::transfer::{receiver, sender};
 use ratoon::types::{ByteRange, ChunkHeader, NodeId, PullRequest, PullResponse, SnapshotId};
 
 use super::{Event, World};
+use crate::random::Random;
 
 /// A stalled stream is looked at again after this.
 const STALL_US: u64 = 150_000;
@@ -36,6 +37,10 @@ struct Stream {
     request: Option<u64>,
     pieces: VecDeque<Piece>,
     is_pumping: bool,
+    /// The source was told of what is left of a frame.
+    is_announced: bool,
+    /// Bytes of it that the source lets pass.
+    allowed: u64,
 }
 
 /// What is on its way on a stream.
@@ -46,6 +51,8 @@ pub enum Piece {
     Frame(SnapshotId, ByteRange),
     Header(ChunkHeader),
     Data(Bytes),
+    /// What is left of a frame; it waits for the source's word.
+    Rest(Bytes),
     /// The frame before was handed to the network whole.
     FrameEnd,
     End,
@@ -114,7 +121,13 @@ impl World {
         let Some(name) = self.find_link(node, attempt) else { return };
         let stream = self.name();
         let link = self.links.get_mut(&name).expect("it was found");
-        let new = Stream { request: Some(request), pieces: VecDeque::new(), is_pumping: false };
+        let new = Stream {
+            request: Some(request),
+            pieces: VecDeque::new(),
+            is_pumping: false,
+            is_announced: false,
+            allowed: 0,
+        };
         link.streams.insert(stream, new);
         let source = link.source;
         let delay = self.network.stream(&mut self.random, node, source).unwrap_or(STALL_US);
@@ -268,14 +281,13 @@ impl World {
         }
     }
 
+    fn stream_mut(&mut self, stream: u64) -> Option<(u64, &mut Stream)> {
+        let mut links = self.links.iter_mut();
+        links.find_map(|(name, link)| link.streams.get_mut(&stream).map(|state| (*name, state)))
+    }
+
     pub(super) fn queue_piece(&mut self, stream: u64, piece: Piece) {
-        let Some((name, state)) = self
-            .links
-            .iter_mut()
-            .find_map(|(name, link)| link.streams.get_mut(&stream).map(|state| (*name, state)))
-        else {
-            return;
-        };
+        let Some((name, state)) = self.stream_mut(stream) else { return };
         state.pieces.push_back(piece);
         if !std::mem::replace(&mut state.is_pumping, true) {
             self.plan_pump(name, stream);
@@ -283,12 +295,19 @@ impl World {
     }
 
     pub(super) fn reset_stream(&mut self, stream: u64) {
-        for link in self.links.values_mut() {
-            if let Some(state) = link.streams.get_mut(&stream) {
-                state.pieces.clear();
-            }
+        if let Some((_, state)) = self.stream_mut(stream) {
+            state.pieces.clear();
         }
         self.queue_piece(stream, Piece::Reset);
+    }
+
+    /// The source lets the next bytes of a frame pass.
+    pub(super) fn send_piece(&mut self, stream: u64, bytes: u64) {
+        let Some((name, state)) = self.stream_mut(stream) else { return };
+        (state.allowed, state.is_announced) = (bytes, false);
+        if !std::mem::replace(&mut state.is_pumping, true) {
+            self.plan_pump(name, stream);
+        }
     }
 
     fn plan_pump(&mut self, name: u64, stream: u64) {
@@ -318,6 +337,23 @@ impl World {
             return Ok(());
         };
         let request = state.request;
+        if let Piece::Rest(bytes) = piece {
+            if state.allowed == 0 {
+                let length = bytes.len() as u64;
+                state.pieces.push_front(Piece::Rest(bytes));
+                state.is_pumping = false;
+                return match std::mem::replace(&mut state.is_announced, true) {
+                    true => Ok(()),
+                    false => {
+                        let word = sender::Input::PieceReady { stream, bytes: length };
+                        self.tell_link_source(name, word)
+                    }
+                };
+            }
+            state.cut_rest(&mut self.random, bytes);
+            self.plan_pump(name, stream);
+            return Ok(());
+        }
         self.plan_pump(name, stream);
         self.arrive_piece(name, stream, request, piece)
     }
@@ -335,7 +371,7 @@ impl World {
             return self.tell_link_source(name, sender::Input::FrameSent { stream });
         }
         if let Piece::Frame(id, range) = piece {
-            return self.cut_frame(name, stream, id, range);
+            return self.read_frame(name, stream, id, range);
         }
         let Some(request) = request else { return Ok(()) };
         match piece {
@@ -359,7 +395,7 @@ impl World {
             Piece::Data(bytes) => self.tell_receiver(receiver, Word::Data { request, bytes }),
             Piece::End => self.end_request(name, stream, None),
             Piece::Reset => self.end_request(name, stream, Some("reset".to_owned())),
-            Piece::Frame(..) | Piece::FrameEnd => unreachable!("handled before"),
+            Piece::Frame(..) | Piece::Rest(_) | Piece::FrameEnd => unreachable!("handled before"),
         }
     }
 
@@ -372,8 +408,8 @@ impl World {
         self.tell_receiver(receiver, receiver::Input::RequestEnded { request, failure })
     }
 
-    /// A frame is read from the source's disk and broken into pieces of any size.
-    fn cut_frame(
+    /// A frame is read from the source's disk.
+    fn read_frame(
         &mut self,
         name: u64,
         stream: u64,
@@ -392,18 +428,28 @@ impl World {
             damaged[place] ^= 1 << self.random.below(8);
             bytes = damaged.into();
         }
-        let mut pieces = vec![Piece::Header(header)];
-        while !bytes.is_empty() {
-            let most = bytes.len() as u64;
-            let length = self.random.magnitude((most / 4).max(1), most) as usize;
-            pieces.push(Piece::Data(bytes.split_to(length)));
-        }
-        pieces.push(Piece::FrameEnd);
-        let Some(link) = self.links.get_mut(&name) else { return Ok(()) };
-        let Some(state) = link.streams.get_mut(&stream) else { return Ok(()) };
-        for piece in pieces.into_iter().rev() {
-            state.pieces.push_front(piece);
+        if let Some((_, state)) = self.stream_mut(stream) {
+            state.pieces.push_front(Piece::Rest(bytes));
+            state.pieces.push_front(Piece::Header(header));
         }
         Ok(())
+    }
+}
+
+impl Stream {
+    /// What the source lets pass, broken into pieces of any size.
+    fn cut_rest(&mut self, random: &mut Random, mut rest: Bytes) {
+        let allowed = std::mem::take(&mut self.allowed) as usize;
+        let mut bytes = rest.split_to(rest.len().min(allowed));
+        let mut pieces = Vec::new();
+        while !bytes.is_empty() {
+            let most = bytes.len() as u64;
+            let length = random.magnitude((most / 4).max(1), most) as usize;
+            pieces.push(Piece::Data(bytes.split_to(length)));
+        }
+        pieces.push(if rest.is_empty() { Piece::FrameEnd } else { Piece::Rest(rest) });
+        for piece in pieces.into_iter().rev() {
+            self.pieces.push_front(piece);
+        }
     }
 }

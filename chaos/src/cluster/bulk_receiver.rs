@@ -12,7 +12,6 @@ use ratoon::types::{Index, NodeId, SnapshotReference, TransferState, TransferSta
 
 use super::World;
 use super::machine::MachineEvent;
-use super::network::Packet;
 
 /// The threads of the disk: operations of one are done in order.
 const WRITER: usize = 0;
@@ -116,7 +115,7 @@ impl World {
 
     fn pull_event(&mut self, node: NodeId, event: Event) -> Result<()> {
         match event {
-            Event::Progress(status) => self.tell_progress(node, &status, false),
+            Event::Progress(status) => self.report_pull(node, &status, false),
             Event::Durable { id, manifest, index } => {
                 self.figures.snapshots_pulled += 1;
                 self.trace.note(self.now_us, node, "durable", [index]);
@@ -137,18 +136,16 @@ impl World {
                 let now = self.machine(node).now(self.now_us);
                 let status = self.machine_mut(node).alive().bulk.machine.status(now);
                 if let Some(status) = status {
-                    self.tell_progress(node, &status, true);
+                    self.report_pull(node, &status, true);
                 }
             }
         }
         Ok(())
     }
 
-    fn tell_progress(&mut self, node: NodeId, status: &TransferStatus, wants_new_offer: bool) {
-        let leader = self.machine_mut(node).alive().core.standing().leader;
-        let Some(leader) = leader.filter(|leader| *leader != node) else { return };
+    fn report_pull(&mut self, node: NodeId, status: &TransferStatus, wants_new_offer: bool) {
         let (id, index, source) = (status.snapshot, status.index, status.source);
-        self.send(node, leader, Packet::Progress { id, index, source, wants_new_offer });
+        self.report(node, Input::Pulling { id, index, source, wants_new_offer });
     }
 
     /// The receiver and the source of every pull under way.

@@ -62,6 +62,7 @@ impl World {
                 Output::SendFrame { stream, snapshot, range } => {
                     self.queue_piece(stream, Piece::Frame(snapshot, range));
                 }
+                Output::SendPiece { stream, bytes } => self.send_piece(stream, bytes),
                 Output::Finish { stream } => self.queue_piece(stream, Piece::End),
                 Output::Reset { stream } => self.reset_stream(stream),
                 Output::CheckPart { snapshot, part } => {

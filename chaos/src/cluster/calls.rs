@@ -115,7 +115,8 @@ impl World {
         if is_cut && self.random.chance(500) {
             return Ok(());
         }
-        let machine = self.machine_mut(to);
+        // Enrolled, and never started.
+        let Some(machine) = self.machines.get_mut(&to) else { return Ok(()) };
         if let Some(until) = machine.paused_until(now_us) {
             self.push_at(until, Event::Deliver { from, to, packet });
             return Ok(());

@@ -67,6 +67,9 @@ impl World {
         self.note_output(node, &output)?;
         match output {
             Output::Send { to, bytes, .. } => self.send(node, to, Packet::Raft(bytes)),
+            Output::SendProgress { to, id, index, source, wants_new_offer } => {
+                self.send(node, to, Packet::Progress { id, index, source, wants_new_offer });
+            }
             Output::SendReport { to, index, ok, .. } => {
                 self.send(node, to, Packet::Report { index, ok });
             }

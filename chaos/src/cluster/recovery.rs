@@ -5,7 +5,7 @@ use ratoon::state::content_digest;
 use ratoon::types::{ConfState, NodeId, Role};
 
 use super::World;
-use super::machine::Waiting;
+use super::machine::{Stored, Waiting};
 
 impl World {
     /// How long recovery may take, ms of calm.
@@ -17,6 +17,17 @@ impl World {
             + 4 * settings.lease_ms
             + 4 * settings.pin_age_ms_max
             + 6 * settings.request_timeout_ms
+            + self.transfers_ms_max()
+    }
+
+    /// How long all nodes may take to pull a snapshot, one after the other, at the limit's rate.
+    fn transfers_ms_max(&self) -> u64 {
+        let bytes_of = |stored: &Stored| stored.parts.iter().map(|part| part.len() as u64).sum();
+        let largest: u64 = self.contents.values().map(|stored| bytes_of(stored)).max().unwrap_or(0);
+        match self.settings.transfer.bytes_per_second {
+            0 => 0,
+            rate => 2 * self.machines.len() as u64 * largest * 1000 / rate,
+        }
     }
 
     /// Whether all is well; Err: what is missing.

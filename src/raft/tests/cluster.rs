@@ -48,6 +48,7 @@ pub enum Task {
 pub enum Letter {
     Raft(Message),
     Report(Index, bool),
+    Progress((SnapshotId, Index, NodeId), bool),
 }
 
 /// One machine: what survives a crash, what it is about to do, and what it has said.
@@ -216,6 +217,10 @@ impl Machine {
                 }
                 Output::SendReport { to, index, ok, .. } => {
                     letters.push_back((id, to.0, Letter::Report(index, ok)));
+                }
+                Output::SendProgress { to, id: snapshot, index, source, wants_new_offer } => {
+                    let pull = (snapshot, index, source);
+                    letters.push_back((id, to.0, Letter::Progress(pull, wants_new_offer)));
                 }
                 Output::Persist { number, write } => self.persists.push_back((number, write)),
                 Output::Apply { generation, entries } => {
@@ -468,6 +473,10 @@ impl Cluster {
                 Input::Message { from: NodeId(from), bytes: encode_message(&message) }
             }
             Letter::Report(index, ok) => Input::SnapshotReport { from: NodeId(from), index, ok },
+            Letter::Progress((id, index, source), wants_new_offer) => {
+                let from = NodeId(from);
+                Input::PullProgress { from, id, index, source, wants_new_offer }
+            }
         };
         let receiver = self.machines.get_mut(&to).filter(|machine| machine.core.is_some());
         if let Some(machine) = receiver.filter(|_| !self.cut.contains(&(from, to))) {
@@ -539,8 +548,9 @@ impl Cluster {
             let (reference, index, _) = self.machine(receiver).pulls.last().expect("it pulls");
             (reference.id, *index)
         };
-        let (from, source) = (NodeId(receiver), NodeId(source));
-        self.tell(leader, Input::PullProgress { from, id, index, source, wants_new_offer });
+        let source = NodeId(source);
+        self.tell(receiver, Input::Pulling { id, index, source, wants_new_offer });
+        assert_eq!(self.core(leader).standing().role, Role::Leader);
     }
 
     /// Both have applied the same.

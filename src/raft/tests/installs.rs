@@ -240,6 +240,29 @@ fn a_snapshot_the_log_has_overtaken_is_dropped() {
 }
 
 #[test]
+fn a_pull_that_the_log_has_overtaken_ends() {
+    let mut cluster = with_a_follower_behind();
+    let (reference, index, source) = cluster.machine(3).pulls[0].clone();
+    let id = reference.id;
+    let life = |id, index| Input::Pulling { id, index, source, wants_new_offer: true };
+    cluster.tell(3, life(id, index));
+    assert!(cluster.machine(3).discarded.is_empty(), "it is needed");
+    // What is committed here already nobody has to pull, whoever offered it.
+    let committed = cluster.core(3).commit_index();
+    cluster.tell(3, life(Digest([7; 32]), committed));
+    assert_eq!(cluster.machine(3).discarded, [Digest([7; 32])]);
+    // What is being installed is committed, too; it is not to be taken away.
+    cluster.hold(3, Task::Install);
+    cluster.release(3, Task::Pull);
+    assert_eq!(cluster.machine(3).installs.len(), 1);
+    cluster.tell(3, life(id, index));
+    assert_eq!(cluster.machine(3).discarded.len(), 1);
+    cluster.release(3, Task::Install);
+    cluster.ticks(10);
+    cluster.assert_equal(3, 1);
+}
+
+#[test]
 fn a_joiner_learns_of_its_addition_by_snapshot_and_never_from_the_log() {
     // With an empty conf state raft-rs could not apply its own addition: 'removed all voters'.
     let mut cluster = Cluster::alone();

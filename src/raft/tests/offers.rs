@@ -79,7 +79,7 @@ fn a_failed_pull_is_never_reported_as_finished() {
         .iter()
         .filter_map(|(_, _, letter)| match letter {
             Letter::Report(index, ok) => Some((*index, *ok)),
-            Letter::Raft(_) => None,
+            Letter::Raft(_) | Letter::Progress(..) => None,
         })
         .collect();
     assert_eq!(reports, [(index, false)]);

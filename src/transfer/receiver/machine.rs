@@ -196,7 +196,10 @@ impl Receiver {
             // that stands still, on a full disk for instance, must not hold them for ever.
             let received = pull.counters.received;
             let moved = std::mem::replace(&mut pull.told_received_bytes, received) != received;
-            if moved || pull.must_finish() || pull.queued_ahead.is_some() {
+            let lives = moved || pull.must_finish() || pull.queued_ahead.is_some();
+            // What came last may take a while to pay for, at a small rate.
+            let waits_for_rate = self.throttle.ready_at_ms(now.monotonic_ms).is_some();
+            if lives || waits_for_rate {
                 self.emit(Event::Progress(Box::new(status)));
             }
         }

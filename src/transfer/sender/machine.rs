@@ -48,6 +48,8 @@ enum Work {
         is_answered: bool,
         /// Bytes of the frames being read or sent, oldest first.
         in_flight: VecDeque<u64>,
+        /// Bytes of the oldest that are ready and wait for their turn at the rate limit.
+        ready: Option<u64>,
     },
     /// Wants a part checked.
     Suspect { part: u32, is_asked: bool },
@@ -66,8 +68,10 @@ pub struct Sender {
     throttle: TokenBucket,
     sessions: BTreeMap<u64, Session>,
     streams: BTreeMap<u64, Stream>,
-    /// Streams with bytes to send, in turn.
+    /// Streams with bytes to read, in turn.
     turns: VecDeque<u64>,
+    /// Streams with a piece to send, in turn.
+    ready: VecDeque<u64>,
     shelf: BTreeMap<SnapshotId, Shelf>,
     fenced: BTreeMap<SnapshotId, String>,
     leases: BTreeMap<NodeId, Lease>,
@@ -85,6 +89,7 @@ impl Sender {
             sessions: BTreeMap::new(),
             streams: BTreeMap::new(),
             turns: VecDeque::new(),
+            ready: VecDeque::new(),
             shelf: BTreeMap::new(),
             fenced: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -120,6 +125,7 @@ impl Sender {
                 self.handle_request(now_ms, connection, stream, request);
             }
             Input::Opened { snapshot, result } => self.handle_opened(now_ms, snapshot, result),
+            Input::PieceReady { stream, bytes } => self.handle_piece_ready(now_ms, stream, bytes),
             Input::FrameSent { stream } => self.handle_frame_sent(now_ms, stream),
             Input::FrameFailed { stream, is_corrupt, reason } => {
                 self.handle_frame_failed(now_ms, stream, is_corrupt, &reason);
@@ -150,7 +156,7 @@ impl Sender {
             .values()
             .filter(|session| session.has_place && session.streams.is_empty())
             .map(|session| session.idle_since_ms + PLACE_IDLE_MS);
-        let throttled = (!self.turns.is_empty()).then(|| self.throttle.ready_at_ms(now_ms));
+        let throttled = (!self.ready.is_empty()).then(|| self.throttle.ready_at_ms(now_ms));
         queued.chain(stale).chain(idle).chain(throttled.flatten()).min()
     }
 
@@ -297,7 +303,8 @@ impl Sender {
             PullRequest::Manifest { snapshot } => (snapshot, Work::Manifest),
             PullRequest::Ranges { snapshot, ranges } => {
                 let left = ranges.into();
-                (snapshot, Work::Ranges { left, is_answered: false, in_flight: VecDeque::new() })
+                let in_flight = VecDeque::new();
+                (snapshot, Work::Ranges { left, is_answered: false, in_flight, ready: None })
             }
             PullRequest::Suspect { snapshot, part, .. } => {
                 (snapshot, Work::Suspect { part, is_asked: false })
@@ -400,13 +407,14 @@ impl Sender {
 
     // ---- Frames.
 
-    /// Feeds the streams in turn, as far as memory and rate allow.
-    fn feed(&mut self, now_ms: u64) {
+    /// Reads ahead for the streams in turn, as far as memory allows.
+    fn feed(&mut self) {
         self.answer_admitted();
         let mut skipped = 0;
-        while skipped < self.turns.len() && self.throttle.ready_at_ms(now_ms).is_none() {
+        while skipped < self.turns.len() {
             let name = self.turns.pop_front().expect("it is not empty");
             let in_flight_bytes = self.in_flight_bytes();
+            let is_starving = !self.has_bytes_in_flight(name);
             let Some(stream) = self.streams.get_mut(&name) else { continue };
             let Some(Shelf::Open(open)) = self.shelf.get(&stream.snapshot) else { continue };
             let Work::Ranges { left, in_flight, .. } = &mut stream.work else { continue };
@@ -418,8 +426,7 @@ impl Sender {
             // A chunk is read whole, so that its CRC can be checked, whatever is sent of it.
             let buffered = u64::from(length);
             let is_full = in_flight.len() >= SENDER_FRAMES_AHEAD_MAX
-                || (in_flight_bytes > 0
-                    && in_flight_bytes + buffered > self.options.buffer_bytes_max);
+                || (!is_starving && in_flight_bytes + buffered > self.options.buffer_bytes_max);
             self.turns.push_back(name);
             if is_full {
                 skipped += 1;
@@ -433,12 +440,38 @@ impl Sender {
                 left.pop_front();
             }
             in_flight.push_back(buffered);
-            self.throttle.take(now_ms, bytes);
-            let (snapshot, receiver) =
-                (stream.snapshot, self.sessions[&stream.connection].receiver);
-            self.renew_lease(now_ms, receiver, snapshot, bytes);
+            let snapshot = stream.snapshot;
             self.outputs.push_back(Output::SendFrame { stream: name, snapshot, range });
         }
+    }
+
+    /// Sends pieces, in turn, as far as the rate allows: small ones at a small rate, so that no
+    /// receiver takes its turn for silence.
+    fn send_ready(&mut self, now_ms: u64) {
+        while self.throttle.ready_at_ms(now_ms).is_none() {
+            let Some(name) = self.ready.pop_front() else { return };
+            let piece_max = self.throttle.piece_bytes();
+            let stream = self.streams.get_mut(&name).expect("a stream in turn is served");
+            let Work::Ranges { ready, .. } = &mut stream.work else { unreachable!("it sends") };
+            let bytes = ready.take().expect("it is in turn").min(piece_max);
+            stream.last_progress_ms = now_ms;
+            let (snapshot, connection) = (stream.snapshot, stream.connection);
+            self.throttle.take(now_ms, bytes);
+            let receiver = self.sessions[&connection].receiver;
+            self.renew_lease(now_ms, receiver, snapshot, bytes);
+            self.outputs.push_back(Output::SendPiece { stream: name, bytes });
+        }
+    }
+
+    fn handle_piece_ready(&mut self, now_ms: u64, name: u64, bytes: u64) {
+        let Some(stream) = self.streams.get_mut(&name) else { return };
+        let Work::Ranges { in_flight, ready, .. } = &mut stream.work else { return };
+        if bytes == 0 || in_flight.is_empty() || ready.is_some() {
+            return;
+        }
+        *ready = Some(bytes);
+        self.ready.push_back(name);
+        stream.last_progress_ms = now_ms;
     }
 
     /// Tells the streams whose receiver has a place that frames follow, and gives them a turn.
@@ -462,6 +495,15 @@ impl Sender {
         }
     }
 
+    /// Whether the receiver of a stream has bytes on their way, on any stream.
+    fn has_bytes_in_flight(&self, name: u64) -> bool {
+        let connection = self.streams.get(&name).map(|stream| stream.connection);
+        self.streams.values().any(|stream| {
+            Some(stream.connection) == connection
+                && matches!(&stream.work, Work::Ranges { in_flight, .. } if !in_flight.is_empty())
+        })
+    }
+
     fn in_flight_bytes(&self) -> u64 {
         let of = |stream: &Stream| match &stream.work {
             Work::Ranges { in_flight, .. } => in_flight.iter().sum(),
@@ -472,14 +514,13 @@ impl Sender {
 
     fn handle_frame_sent(&mut self, now_ms: u64, name: u64) {
         let Some(stream) = self.streams.get_mut(&name) else { return };
+        let Work::Ranges { left, in_flight, ready: None, .. } = &mut stream.work else { return };
         stream.last_progress_ms = now_ms;
-        let Work::Ranges { left, in_flight, .. } = &mut stream.work else { return };
         in_flight.pop_front();
         let (snapshot, connection) = (stream.snapshot, stream.connection);
         if left.is_empty() && in_flight.is_empty() {
             self.outputs.push_back(Output::Finish { stream: name });
-            self.turns.retain(|turn| *turn != name);
-            self.forget_stream(now_ms, name);
+            self.drop_stream(now_ms, name);
         }
         let receiver = self.sessions[&connection].receiver;
         self.renew_lease(now_ms, receiver, snapshot, 0);
@@ -546,7 +587,8 @@ impl Sender {
 
     fn advance(&mut self, now_ms: u64) {
         self.admit();
-        self.feed(now_ms);
+        self.feed();
+        self.send_ready(now_ms);
         let used: BTreeSet<SnapshotId> = self.streams.values().map(|s| s.snapshot).collect();
         let is_served = |snapshot: &SnapshotId| {
             used.contains(snapshot)
@@ -580,10 +622,7 @@ impl Sender {
 
     fn drop_stream(&mut self, now_ms: u64, name: u64) {
         self.turns.retain(|turn| *turn != name);
-        self.forget_stream(now_ms, name);
-    }
-
-    fn forget_stream(&mut self, now_ms: u64, name: u64) {
+        self.ready.retain(|turn| *turn != name);
         let Some(stream) = self.streams.remove(&name) else { return };
         let Some(session) = self.sessions.get_mut(&stream.connection) else { return };
         session.streams.remove(&name);
@@ -625,8 +664,8 @@ impl Sender {
 }
 
 impl Stream {
-    /// Whether frames of it are with the network.
+    /// Whether bytes of it are with the disk or the network. What waits for the rate limit is not.
     fn is_sending(&self) -> bool {
-        matches!(&self.work, Work::Ranges { in_flight, .. } if !in_flight.is_empty())
+        matches!(&self.work, Work::Ranges { in_flight, ready: None, .. } if !in_flight.is_empty())
     }
 }

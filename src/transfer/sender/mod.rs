@@ -2,8 +2,8 @@
 //! fences what it finds damaged.
 //!
 //! Places are never counted: who holds one is a property of a session, so that no error path can
-//! leak one. Frames leave one at a time, in turn over all streams, within one bound of memory and
-//! one rate limit. It never reads a part and never opens a stream.
+//! leak one. Chunks are read ahead within one bound of memory and leave piece by piece, in turn over
+//! all streams, within one rate limit. It never reads a part and never opens a stream.
 
 mod machine;
 #[cfg(test)]
@@ -26,7 +26,8 @@ pub struct Options {
     pub pulls_max: usize,
     /// Bytes a second over all receivers; 0: no limit.
     pub bytes_per_second: u64,
-    /// Chunk bytes read and not yet handed to the network, over all receivers.
+    /// Chunk bytes read and not yet handed to the network, over all receivers; each has one chunk
+    /// beyond that.
     pub buffer_bytes_max: u64,
     /// A stream that takes nothing for longer is reset, ms.
     pub no_progress_ms: u64,
@@ -83,7 +84,14 @@ pub enum Input {
         /// What came of it.
         result: Result<Arc<OpenSnapshot>, OpenFailure>,
     },
-    /// A frame was read and handed to the network.
+    /// A frame was read, or a piece of it was handed to the network, and more of it is left.
+    PieceReady {
+        /// On which stream.
+        stream: u64,
+        /// Bytes of the frame that are left.
+        bytes: u64,
+    },
+    /// The last piece of a frame was handed to the network.
     FrameSent {
         /// On which stream.
         stream: u64,
@@ -155,8 +163,8 @@ pub enum Output {
         /// Of which snapshot.
         snapshot: SnapshotId,
     },
-    /// Read a chunk, check its CRC, send the frame's header and its bytes; answer with `FrameSent`
-    /// or `FrameFailed`. Frames of a stream are sent in the order they were asked for.
+    /// Read a chunk and check its CRC, ahead of the network; answer with `PieceReady` or
+    /// `FrameFailed`. Frames of a stream are sent in the order they were asked for.
     SendFrame {
         /// Which stream.
         stream: u64,
@@ -164,6 +172,14 @@ pub enum Output {
         snapshot: SnapshotId,
         /// What to send: lies within one chunk.
         range: ByteRange,
+    },
+    /// Send the next bytes of the frame that is ready, after its header if they are the first;
+    /// answer with `PieceReady`, or with `FrameSent` when none is left.
+    SendPiece {
+        /// Which stream.
+        stream: u64,
+        /// How many bytes: no more than are left.
+        bytes: u64,
     },
     /// Finish a stream after what was sent on it.
     Finish {

@@ -1,5 +1,6 @@
 //! Golden scripts of the source (`testscripts/sender/`), and what no error path may leave behind.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt::Write as _;
 
@@ -51,8 +52,9 @@ impl Script {
                 Output::Answer { stream, response } => format!("{stream}: {response:?}"),
                 Output::SendManifest { stream, .. } => format!("{stream}: send the manifest"),
                 Output::SendFrame { stream, range, .. } => {
-                    format!("{stream}: send {}:{}+{}", range.part, range.offset, range.bytes)
+                    format!("{stream}: read {}:{}+{}", range.part, range.offset, range.bytes)
                 }
+                Output::SendPiece { stream, bytes } => format!("{stream}: send {bytes} B"),
                 Output::Finish { stream } => format!("{stream}: finish"),
                 Output::Reset { stream } => format!("{stream}: reset"),
                 Output::CheckPart { snapshot, part } => {
@@ -155,7 +157,12 @@ impl Runner for Script {
                 let snapshot = self.content(&words[0])?.id;
                 self.tell(Input::Opened { snapshot, result: Err(OpenFailure::Unknown) })
             }
+            "ready" => {
+                let bytes = words.get(1).ok_or("how many bytes?")?.parse()?;
+                self.tell(Input::PieceReady { stream: number()?, bytes })
+            }
             "sent" => self.tell(Input::FrameSent { stream: number()? }),
+            "limit" => self.tell(Input::Limit(number()?)),
             "closed" => self.tell(Input::StreamClosed { stream: number()? }),
             "failed" => {
                 let is_corrupt = words.get(1).is_some_and(|word| word == "corrupt");
@@ -219,7 +226,7 @@ fn no_order_of_network_faults_leaks_a_place() {
             let [connection, stream] = [random.below(8), random.below(40)];
             let part = 0;
             let ranges = vec![ByteRange { part, offset: random.below(CHUNK as u64), bytes: 700 }];
-            let input = match random.below(12) {
+            let input = match random.below(13) {
                 0 | 1 => Input::Connected { connection: step * 100, receiver: NodeId(connection) },
                 2 => Input::Closed { connection: random.below(step) * 100 },
                 3..=5 => Input::Request {
@@ -238,7 +245,8 @@ fn no_order_of_network_faults_leaks_a_place() {
                     let (is_corrupt, reason) = (false, "EIO".to_owned());
                     Input::FrameFailed { stream: stream * 100, is_corrupt, reason }
                 }
-                10 => Input::PartChecked { snapshot, part, result: Ok(true) },
+                10 => Input::PieceReady { stream: stream * 100, bytes: 700 },
+                11 => Input::PartChecked { snapshot, part, result: Ok(true) },
                 _ => Input::Opened { snapshot, result: Ok(Arc::clone(&opened)) },
             };
             script.tell(input);
@@ -272,14 +280,16 @@ fn what_is_read_ahead_stays_within_its_bound_whatever_is_asked_for() {
             let request = Ok(PullRequest::Ranges { snapshot, ranges });
             let stream = node * 10 + stream;
             let text = script.tell(Input::Request { connection: node, stream, request });
-            sent += text.matches(": send ").count();
+            sent += text.matches(": read ").count();
         }
     }
     let result = Ok(Arc::new(OpenSnapshot { manifest, encoded }));
-    sent += script.tell(Input::Opened { snapshot, result }).matches(": send ").count();
-    assert_eq!(sent, 3);
-    // One frame leaves, one is read.
-    assert_eq!(script.tell(Input::FrameSent { stream: 10 }).matches(": send ").count(), 1);
+    sent += script.tell(Input::Opened { snapshot, result }).matches(": read ").count();
+    // Three in all, of the first receiver, and one for each that would have none.
+    assert_eq!(sent, 3 + 3);
+    let mut read = |stream| script.tell(Input::FrameSent { stream }).matches(": read ").count();
+    assert_eq!([read(10), read(11)], [0, 0], "what was beyond the bound leaves first");
+    assert_eq!(read(12), 1, "the first receiver has none any more");
 }
 
 #[test]
@@ -306,29 +316,53 @@ fn a_receiver_that_takes_nothing_loses_its_stream_and_its_place() {
 }
 
 #[test]
-fn a_limit_holds_over_all_receivers() {
+fn a_limit_holds_over_all_receivers_and_none_waits_long_for_its_next_bytes() {
     let mut script = Script::new();
     let content = script.contents[0].1.clone();
     let (snapshot, manifest, encoded) = (content.id, content.manifest, content.encoded);
-    script.tell(Input::Limit(CHUNK as u64));
-    let result = Ok(Arc::new(OpenSnapshot { manifest, encoded }));
-    for node in 1..=2 {
+    let rate = 20_000;
+    script.tell(Input::Limit(rate));
+    for node in 1..=4 {
         script.tell(Input::Connected { connection: node, receiver: NodeId(node) });
-        let ranges = vec![ByteRange { part: 0, offset: 0, bytes: 2 * CHUNK as u64 }];
-        let request = Ok(PullRequest::Ranges { snapshot, ranges });
-        script.tell(Input::Request { connection: node, stream: node, request });
+        for lane in 0..4 {
+            let ranges = vec![ByteRange { part: 0, offset: 0, bytes: CHUNK as u64 }];
+            let request = Ok(PullRequest::Ranges { snapshot, ranges });
+            let stream = 10 * node + lane;
+            script.tell(Input::Request { connection: node, stream, request });
+        }
     }
-    let mut sent: Vec<u64> = Vec::new();
-    let mut text = script.tell(Input::Opened { snapshot, result });
-    while sent.len() < 4 {
-        for line in text.lines().filter(|line| line.contains(": send ")) {
-            sent.push(script.now_ms);
-            let stream = line.split(':').next().and_then(|name| name.parse().ok());
-            script.machine.handle(script.now_ms, Input::FrameSent { stream: stream.unwrap_or(0) });
+    let result = Ok(Arc::new(OpenSnapshot { manifest, encoded }));
+    script.machine.handle(0, Input::Opened { snapshot, result });
+    let mut left: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut heard_ms = [0; 5];
+    let mut sent = 0;
+    while script.now_ms < 600_000 {
+        let mut said = Vec::new();
+        while let Some(output) = script.machine.poll_output() {
+            match output {
+                Output::SendFrame { stream, range, .. } => {
+                    left.insert(stream, range.bytes);
+                    said.push(Input::PieceReady { stream, bytes: range.bytes });
+                }
+                Output::SendPiece { stream, bytes } => {
+                    let receiver = stream as usize / 10;
+                    let silence_ms = script.now_ms - heard_ms[receiver];
+                    assert!(silence_ms < PULL_NO_PROGRESS_MS / 2, "{silence_ms}");
+                    heard_ms[receiver] = script.now_ms;
+                    sent += bytes;
+                    let left = left.get_mut(&stream).expect("it was read");
+                    *left -= bytes;
+                    said.push(Input::PieceReady { stream, bytes: *left });
+                }
+                Output::Answer { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        for input in said {
+            script.machine.handle(script.now_ms, input);
         }
         script.now_ms = script.machine.next_timer_ms(script.now_ms).expect("more is to be sent");
         script.machine.handle_timer(script.now_ms);
-        text = script.drain();
     }
-    assert!(sent[3] >= 2_900, "4 chunks at one chunk a second: {sent:?}");
+    assert!((590 * rate..610 * rate).contains(&sent), "{sent} B in 600 s");
 }

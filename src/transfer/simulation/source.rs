@@ -30,6 +30,9 @@ pub(super) struct Source {
     pub(super) store: BTreeMap<SnapshotId, Content>,
     /// Streams by the source's name for them.
     pub(super) streams: BTreeMap<u64, VecDeque<Down>>,
+    /// Frames that a stream's writer has, oldest first: its header until that is sent, and the bytes
+    /// that are left.
+    writers: BTreeMap<u64, VecDeque<(Option<ChunkHeader>, Bytes)>>,
     pub(super) is_up: bool,
     /// (snapshot, part, byte): rot that its reads find.
     pub(super) rot: BTreeSet<(SnapshotId, u32, u64)>,
@@ -44,6 +47,7 @@ impl Source {
             machine: Sender::new(Options::default()),
             store: contents.into_iter().map(|content| (content.id, content)).collect(),
             streams: BTreeMap::new(),
+            writers: BTreeMap::new(),
             is_up: true,
             rot: BTreeSet::new(),
             soon: VecDeque::new(),
@@ -54,6 +58,7 @@ impl Source {
     pub(super) fn kill(&mut self) {
         self.machine = Sender::new(Options::default());
         self.streams.clear();
+        self.writers.clear();
         self.soon.clear();
         self.is_up = false;
     }
@@ -99,8 +104,10 @@ impl Source {
             Output::SendFrame { stream, snapshot, range } => {
                 self.send_frame(stream, snapshot, range);
             }
+            Output::SendPiece { stream, bytes } => self.send_piece(stream, bytes),
             Output::Finish { stream } => self.push(stream, Down::End(None)),
             Output::Reset { stream } => {
+                self.writers.remove(&stream);
                 if let Some(queue) = self.streams.get_mut(&stream) {
                     queue.clear();
                     queue.push_back(Down::End(Some("reset".to_owned())));
@@ -146,9 +153,34 @@ impl Source {
             crc32c: crc32c::crc32c(&data),
         };
         let header = decode_chunk_header(&encode_chunk_header(&header)).expect("it is well formed");
-        self.push(stream, Down::Header(header));
-        self.push(stream, Down::Data(data));
-        self.push(stream, Down::Sent);
+        let frames = self.writers.entry(stream).or_default();
+        frames.push_back((Some(header), data));
+        if frames.len() == 1 {
+            self.soon.push_back(Input::PieceReady { stream, bytes: range.bytes });
+        }
+    }
+
+    fn send_piece(&mut self, stream: u64, bytes: u64) {
+        let frames = self.writers.get_mut(&stream).expect("a piece of a frame");
+        let (header, left) = frames.front_mut().expect("a piece of a frame");
+        let piece = left.split_to(bytes as usize);
+        let header = header.take().map(Down::Header);
+        for down in header.into_iter().chain([Down::Data(piece), Down::Sent]) {
+            self.push(stream, down);
+        }
+    }
+
+    /// A piece has left.
+    pub(super) fn sent(&mut self, now_ms: u64, stream: u64) {
+        let Some(frames) = self.writers.get_mut(&stream) else { return };
+        if frames.front().is_some_and(|(_, left)| left.is_empty()) {
+            frames.pop_front();
+            self.soon.push_back(Input::FrameSent { stream });
+        }
+        if let Some((_, left)) = frames.front() {
+            self.soon.push_back(Input::PieceReady { stream, bytes: left.len() as u64 });
+        }
+        self.settle(now_ms);
     }
 }
 

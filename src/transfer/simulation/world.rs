@@ -326,7 +326,7 @@ impl World {
             Down::Sent => {
                 let now_ms = self.now_ms;
                 if let Some(source) = self.connected_source() {
-                    source.handle(now_ms, sender::Input::FrameSent { stream });
+                    source.sent(now_ms, stream);
                 }
             }
             Down::End(failure) => {
