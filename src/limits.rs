@@ -176,6 +176,8 @@ pub const PULL_BACKOFF_MS_MIN: u64 = 100;
 pub const PULL_BACKOFF_MS_MAX: u64 = 5_000;
 /// Pause before a full disk is tried again.
 pub const DISK_RETRY_MS: u64 = 2_000;
+/// What was staged by pulls that ended is removed after so long without another pull.
+pub const STAGED_LEFTOVERS_MS: u64 = 10 * 60 * 1000;
 /// Largest persisted record of a pull.
 pub const PULL_RECORD_BYTES_MAX: usize = 16 * MIB;
 /// Snapshots a node keeps unless configured; pinned ones stay besides.

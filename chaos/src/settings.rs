@@ -74,7 +74,9 @@ pub struct NetworkSettings {
 pub struct TransferSettings {
     /// Parallel streams.
     pub streams: usize,
-    /// Limit of a receiver, bytes a second.
+    /// What pulls left behind is removed after this.
+    pub leftovers_ms: u64,
+    /// Limit of what a node sends and of what it receives, bytes a second.
     pub bytes_per_second: u64,
     /// A source is given up after this.
     pub grace_ms: u64,
@@ -217,6 +219,7 @@ impl TransferSettings {
         TransferSettings {
             streams: r.between(1, 4) as usize,
             bytes_per_second: *r.pick(&[0, 0, 20_000, 200_000]),
+            leftovers_ms: r.magnitude(1_000, 20_000),
             grace_ms: r.magnitude(1_000, 20_000),
             unwritten_bytes_max: r.magnitude(1_000, 10_000_000),
             run_bytes: r.magnitude(1_000, 10_000_000),

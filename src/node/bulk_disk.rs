@@ -194,7 +194,7 @@ impl Shared {
             }
             DiskOperation::RemoveOthers { keep } => {
                 let mut open = self.lock();
-                open.retain(|id, _| id == keep);
+                open.retain(|id, _| Some(id) == keep.as_ref());
                 drop(open);
                 self.warn("removing other staged snapshots", self.staging.remove_others(*keep));
                 Ok(DiskResult::Done)

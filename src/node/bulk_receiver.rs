@@ -90,9 +90,10 @@ impl BulkReceiver {
         let (events, event_queue) = mpsc::channel(EVENTS_MAX);
         let (inputs, input_queue) = mpsc::channel(BULK_QUEUE_MAX);
         let status = Arc::new(Mutex::new(last.clone()));
+        let clock = BulkClock::new();
         let driver = Driver {
-            machine: Receiver::new(options, last),
-            clock: BulkClock::new(),
+            machine: Receiver::new(options, last, clock.now()),
+            clock,
             endpoint,
             staging,
             disk,

@@ -214,9 +214,9 @@ impl Staging {
         remove_directory(&self.directory(id))
     }
 
-    /// Removes every staged snapshot but one.
-    pub fn remove_others(&self, keep: SnapshotId) -> Result<(), StoreError> {
-        self.ids().into_iter().filter(|id| *id != keep).try_for_each(|id| self.remove(id))
+    /// Removes every staged snapshot, or all but one.
+    pub fn remove_others(&self, keep: Option<SnapshotId>) -> Result<(), StoreError> {
+        self.ids().into_iter().filter(|id| Some(*id) != keep).try_for_each(|id| self.remove(id))
     }
 
     /// Files of other staged snapshots, by the digest and length they should have. Their bytes are

@@ -476,7 +476,7 @@ fn parts_of_other_partials_are_offered_by_digest() {
     expected.sort_unstable();
     assert_eq!(others.keys().copied().collect::<Vec<_>>(), expected);
     assert!(staged.staging.parts_of_others(staged.id).is_empty());
-    staged.staging.remove_others(Digest([0; 32])).unwrap();
+    staged.staging.remove_others(Some(Digest([0; 32]))).unwrap();
     assert!(names(&staged.path).is_empty());
 }
 

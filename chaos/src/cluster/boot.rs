@@ -129,6 +129,7 @@ impl World {
             streams: settings.streams,
             bytes_per_second: settings.bytes_per_second,
             grace_ms: settings.grace_ms,
+            leftovers_ms: settings.leftovers_ms,
             unwritten_bytes_max: settings.unwritten_bytes_max,
             run_bytes_min: settings.run_bytes,
             run_bytes_max: settings.run_bytes,
@@ -137,10 +138,12 @@ impl World {
         let last = self.machine(node).disk.staging.last.clone();
         let source = sender::Options {
             pulls_max: settings.pulls_max,
+            bytes_per_second: settings.bytes_per_second,
             buffer_bytes_max: settings.buffer_bytes_max,
             ..sender::Options::default()
         };
-        (BulkReceiver::new(options, last), BulkSender::new(Sender::new(source)))
+        let now = self.machine(node).now(self.now_us);
+        (BulkReceiver::new(options, last, now), BulkSender::new(Sender::new(source)))
     }
 
     /// The process dies at once: what it did not sync or flush may be gone.

@@ -8,7 +8,7 @@ use ratoon::raft::{self, Input};
 use ratoon::transfer::receiver::{
     DiskOperation, DiskResult, Event, Input as Word, Options, Output, Receiver,
 };
-use ratoon::types::{Index, NodeId, SnapshotReference, TransferState, TransferStatus};
+use ratoon::types::{Index, NodeId, Now, SnapshotReference, TransferState, TransferStatus};
 
 use super::World;
 use super::machine::MachineEvent;
@@ -30,9 +30,9 @@ pub struct BulkReceiver {
 
 impl BulkReceiver {
     /// Of a process that starts now.
-    pub fn new(options: Options, last: Option<TransferStatus>) -> Self {
+    pub fn new(options: Options, last: Option<TransferStatus>, now: Now) -> Self {
         BulkReceiver {
-            machine: Receiver::new(options, last),
+            machine: Receiver::new(options, last, now),
             threads: Default::default(),
             full: BTreeMap::new(),
             timer_us: None,
@@ -48,7 +48,7 @@ impl World {
                 self.figures.pulls_resumed += 1;
                 self.tell_receiver(node, Word::Resume(Box::new(found)))
             }
-            None => Ok(()),
+            None => self.carry_out_pull(node),
         }
     }
 

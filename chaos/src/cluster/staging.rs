@@ -157,7 +157,9 @@ impl Disk {
             DiskOperation::Remove { snapshot } => {
                 staging.pulls.remove(snapshot);
             }
-            DiskOperation::RemoveOthers { keep } => staging.pulls.retain(|id, _| id == keep),
+            DiskOperation::RemoveOthers { keep } => {
+                staging.pulls.retain(|id, _| Some(id) == keep.as_ref());
+            }
             DiskOperation::SaveStatus(status) => {
                 staging.last = Some(TransferStatus::clone(status));
             }

@@ -197,7 +197,7 @@ impl Receiver {
         }
         // What could be reused of other partials has been linked by now.
         let keep = self.expect_pull().offer.reference.id;
-        self.disk(Pending::Other, DiskOperation::RemoveOthers { keep });
+        self.disk(Pending::Other, DiskOperation::RemoveOthers { keep: Some(keep) });
         self.persist();
     }
 

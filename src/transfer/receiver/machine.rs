@@ -36,6 +36,8 @@ pub struct Receiver {
     pub(super) alternative: Option<Offer>,
     /// Status of the last finished pull, from before this boot.
     last: Option<TransferStatus>,
+    /// Since when nothing is pulled, while what earlier pulls left may still be staged.
+    leftovers_since_ms: Option<u64>,
     /// Names given so far: tickets, attempts and requests share one sequence.
     pub(super) names: u64,
 }
@@ -106,7 +108,7 @@ pub(super) struct Pull {
 
 impl Receiver {
     /// An idle receiver; `last` is the persisted status of the last finished pull.
-    pub fn new(options: Options, last: Option<TransferStatus>) -> Self {
+    pub fn new(options: Options, last: Option<TransferStatus>, now: Now) -> Self {
         assert!((1..=PULL_STREAMS_MAX).contains(&options.streams));
         Receiver {
             random: Random::new(options.seed),
@@ -116,6 +118,7 @@ impl Receiver {
             pull: None,
             alternative: None,
             last,
+            leftovers_since_ms: Some(now.monotonic_ms),
             names: 0,
             options,
         }
@@ -175,7 +178,9 @@ impl Receiver {
 
     /// When `handle_timer` is to be called at the latest, on the monotonic clock.
     pub fn next_timer_ms(&self, now: Now) -> Option<u64> {
-        let pull = self.active()?;
+        let Some(pull) = self.active() else {
+            return self.leftovers_since_ms.map(|since| since + self.options.leftovers_ms);
+        };
         let mut due = vec![pull.progress_due_ms];
         due.extend(pull.persist_due_ms.filter(|_| !pull.persisting));
         due.extend((!pull.stuck.is_empty()).then_some(pull.disk_retry_due_ms));
@@ -185,6 +190,9 @@ impl Receiver {
 
     /// Lets everything happen that is due.
     pub fn handle_timer(&mut self, now: Now) {
+        if self.active().is_none() {
+            return self.remove_leftovers(now);
+        }
         self.handle_disk_timer(now);
         self.handle_link_timer(now);
         let status = self.status(now);
@@ -204,6 +212,15 @@ impl Receiver {
             }
         }
         self.advance(now);
+    }
+
+    /// What was pulled and belongs to no pull is kept for a while, for the next offer may share it.
+    fn remove_leftovers(&mut self, now: Now) {
+        let due = |since: &mut u64| *since + self.options.leftovers_ms <= now.monotonic_ms;
+        if self.leftovers_since_ms.take_if(due).is_some() {
+            let (ticket, operation) = (self.name(), DiskOperation::RemoveOthers { keep: None });
+            self.outputs.push_back(Output::Disk { ticket, operation });
+        }
     }
 
     /// When anything may be taken from the streams: a time that is not in the future means now; None
@@ -415,6 +432,7 @@ impl Receiver {
         self.drop_pending();
         self.disk(Pending::Other, DiskOperation::Remove { snapshot: id });
         self.save_status(now);
+        self.leftovers_since_ms = Some(now.monotonic_ms);
     }
 
     /// Gives the pull up; goes on with another offer if there is one.
@@ -433,6 +451,7 @@ impl Receiver {
             self.persist_end();
         }
         self.save_status(now);
+        self.leftovers_since_ms = Some(now.monotonic_ms);
         self.emit(Event::Failed { id, index, reason });
         if let Some(offer) = self.alternative.take() {
             self.begin(now, offer, PullCounters::default());

@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 use crate::limits::{
     DISK_RETRY_MS, PULL_BACKOFF_MS_MAX, PULL_BACKOFF_MS_MIN, PULL_NO_PROGRESS_MS,
-    PULL_STREAMS_DEFAULT, RUN_BYTES_MAX, RUN_BYTES_MIN, SOURCE_GRACE_MS, UNWRITTEN_BYTES_MAX,
+    PULL_STREAMS_DEFAULT, RUN_BYTES_MAX, RUN_BYTES_MIN, SOURCE_GRACE_MS, STAGED_LEFTOVERS_MS, UNWRITTEN_BYTES_MAX,
 };
 use crate::manifest::Manifest;
 use crate::types::{
@@ -52,6 +52,8 @@ pub struct Options {
     pub backoff_ms_max: u64,
     /// Pause before an operation that found the disk full is tried again, ms.
     pub disk_retry_ms: u64,
+    /// What is staged and belongs to no pull is removed after so long without a pull, ms.
+    pub leftovers_ms: u64,
     /// Received bytes that may wait for the disk.
     pub unwritten_bytes_max: u64,
     /// Bytes that one request asks for at least, while there are so many.
@@ -75,6 +77,7 @@ impl Options {
             backoff_ms_min: PULL_BACKOFF_MS_MIN,
             backoff_ms_max: PULL_BACKOFF_MS_MAX,
             disk_retry_ms: DISK_RETRY_MS,
+            leftovers_ms: STAGED_LEFTOVERS_MS,
             unwritten_bytes_max: UNWRITTEN_BYTES_MAX,
             run_bytes_min: RUN_BYTES_MIN,
             run_bytes_max: RUN_BYTES_MAX,
@@ -311,10 +314,10 @@ pub enum DiskOperation {
         /// The snapshot.
         snapshot: SnapshotId,
     },
-    /// Remove every staged snapshot but one; answer `Done`.
+    /// Remove every staged snapshot, or all but one; answer `Done`.
     RemoveOthers {
         /// The one to keep.
-        keep: SnapshotId,
+        keep: Option<SnapshotId>,
     },
     /// Remember how the last pull ended; answer `Done`.
     SaveStatus(Box<TransferStatus>),

@@ -40,7 +40,7 @@ impl Script {
             ("s2", Content::random(50, &[CHUNK, 600], 2)),
         ];
         Script {
-            machine: Receiver::new(options, None),
+            machine: Receiver::new(options, None, Now { monotonic_ms: 0, unix_ms: 0 }),
             now_ms: 0,
             contents,
             attempt: 0,
@@ -149,7 +149,8 @@ impl Script {
             DiskOperation::Remove { snapshot } => {
                 format!("disk: remove {}", self.by_id(*snapshot).0)
             }
-            DiskOperation::RemoveOthers { .. } => "disk: remove others".to_owned(),
+            DiskOperation::RemoveOthers { keep: Some(_) } => "disk: remove others".to_owned(),
+            DiskOperation::RemoveOthers { keep: None } => "disk: remove all".to_owned(),
             DiskOperation::SaveStatus(status) => {
                 format!("disk: remember that it ended {}", status.state.name())
             }

@@ -530,9 +530,15 @@ impl Sender {
         let Some(stream) = self.streams.get(&name) else { return };
         let snapshot = stream.snapshot;
         if is_corrupt {
-            self.fence(now_ms, snapshot, reason.to_owned());
-        } else {
+            return self.fence(now_ms, snapshot, reason.to_owned());
+        }
+        // The snapshot may have been removed or moved aside meanwhile. The next request asks the store
+        // anew, and whoever pulls learns of it.
+        for name in self.streams_of(snapshot) {
             self.reset(now_ms, name);
+        }
+        if self.shelf.remove(&snapshot).is_some() {
+            self.outputs.push_back(Output::Release { snapshot });
         }
     }
 

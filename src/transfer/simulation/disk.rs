@@ -142,7 +142,7 @@ impl SimulatedDisk {
             DiskOperation::Remove { snapshot } => {
                 self.staged.remove(&snapshot);
             }
-            DiskOperation::RemoveOthers { keep } => self.staged.retain(|id, _| *id == keep),
+            DiskOperation::RemoveOthers { keep } => self.staged.retain(|id, _| Some(*id) == keep),
             DiskOperation::SaveStatus(status) => self.last = Some(*status),
             DiskOperation::CheckSpace { bytes } => {
                 if self.room.is_some_and(|room| room < bytes) {

@@ -72,7 +72,11 @@ impl World {
         World {
             random: Random::new(seed),
             now_ms: 1_000,
-            receiver: Receiver::new(options.clone(), None),
+            receiver: Receiver::new(
+                options.clone(),
+                None,
+                Now { monotonic_ms: 1_000, unix_ms: 1_000 },
+            ),
             options,
             disk: SimulatedDisk::default(),
             sources: sources.map(|(node, contents)| (node, Source::new(contents))).collect(),
@@ -431,7 +435,7 @@ impl World {
         self.drop_connection();
         self.dialling = None;
         self.options.seed = self.random.next();
-        self.receiver = Receiver::new(self.options.clone(), self.disk.last.clone());
+        self.receiver = Receiver::new(self.options.clone(), self.disk.last.clone(), self.now());
         match self.disk.found() {
             Some(found) => self.tell(Input::Resume(Box::new(found))),
             None => {
