@@ -14,7 +14,7 @@ use crate::trace::Trace;
 /// Events of the phase of faults unless asked otherwise.
 const STEPS_DEFAULT: u64 = 15_000;
 /// The calm phase ends at the latest after so many more events.
-const CALM_STEPS_MAX: u64 = 600_000;
+const CALM_STEPS_MAX: u64 = 4_000_000;
 
 /// What to run.
 #[derive(Clone, Debug, Default)]

@@ -76,9 +76,10 @@ impl Cluster {
     /// Lets a node drop its log as far as it may, by the API: no command does so.
     pub fn compact_log(&self, number: usize) {
         let profile = Profile::load_from(&self.directory().join("profiles"), PROFILE);
-        let client = Client::connect(&profile.expect("init wrote it")).expect("it is complete");
+        let profile = profile.expect("init wrote it");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
         runtime.block_on(async {
+            let client = Client::connect(&profile).expect("it is complete");
             let endpoint = self.node(number).addresses.api.to_string();
             let client = client.pinned(&endpoint).expect("the address is one");
             client.compact_log().await.expect("the node compacts its log");
