@@ -5,6 +5,9 @@
 
 use crate::random::Random;
 
+/// Bytes of ballast, so that one part has several chunks.
+pub const BALLAST_BYTES: usize = 5 << 19;
+
 /// All that is fixed for one run. Times are in milliseconds unless named otherwise.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -175,6 +178,8 @@ impl Settings {
         let r = random;
         let log_bytes_soft = r.magnitude(600, 60_000);
         let members_wanted = r.between(2, 5);
+        let pin_bytes_max = r.magnitude(2_000, 1_000_000);
+        let ballast = r.chance(50);
         Settings {
             members_wanted,
             members_max: (members_wanted + r.below(3)).clamp(3, 7),
@@ -185,13 +190,14 @@ impl Settings {
             request_timeout_ms: r.magnitude(300, 5_000),
             lease_ms: r.magnitude(1_500, 8_000),
             pin_age_ms_max: r.magnitude(4_000, 30_000),
-            pin_bytes_max: r.magnitude(2_000, 1_000_000),
+            // A pin may hold as much log as there is state; ballast is no state that anybody counts.
+            pin_bytes_max: if ballast { BALLAST_BYTES as u64 } else { pin_bytes_max },
             log_bytes_soft,
             log_bytes_hard: log_bytes_soft * r.between(1, 8),
             flush_bytes: r.magnitude(300, 20_000),
             promotion_lag_max: r.magnitude(5, 1_000),
             snapshots_kept: r.between(1, 3) as usize,
-            ballast: r.chance(50),
+            ballast,
             transfer: TransferSettings::draw(r),
             network: NetworkSettings::draw(r),
             disk: DiskSettings::draw(r),

@@ -14,9 +14,7 @@ use ratoon::types::{Digest, Index, NodeId, Pin, SnapshotId};
 
 use super::World;
 use super::machine::Stored;
-
-/// Bytes of ballast, so that one part has several chunks.
-const BALLAST_BYTES: usize = 5 << 19;
+use crate::settings::BALLAST_BYTES;
 
 impl World {
     pub(super) fn build_snapshot(&mut self, node: NodeId) -> Result<()> {

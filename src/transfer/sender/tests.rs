@@ -70,6 +70,12 @@ impl Script {
         text
     }
 
+    fn wait(&mut self, ms: u64) -> String {
+        self.now_ms += ms;
+        self.machine.handle_timer(self.now_ms);
+        self.drain()
+    }
+
     fn leases(&self) -> String {
         let mut text = format!("{} places taken\n", self.machine.places_taken());
         for lease in self.machine.leases() {
@@ -173,11 +179,7 @@ impl Runner for Script {
                 let result = Ok(words.get(1).is_some_and(|word| word == "good"));
                 self.tell(Input::PartChecked { snapshot, part: number()? as u32, result })
             }
-            "wait" => {
-                self.now_ms += number()?;
-                self.machine.handle_timer(self.now_ms);
-                self.drain()
-            }
+            "wait" => self.wait(number()?),
             "shutdown" => self.tell(Input::Shutdown),
             "leases" => self.leases(),
             other => return Err(format!("no command {other}").into()),
