@@ -285,11 +285,8 @@ impl Core {
             MembershipChange::Remove(node) => {
                 let remaining: Vec<u64> =
                     voters.iter().copied().filter(|voter| *voter != node.0).collect();
-                let progress = self.raw.raft.prs();
-                let alive = |voter: &&u64| {
-                    **voter == self.config.node.0
-                        || progress.get(**voter).is_some_and(|peer| peer.recent_active)
-                };
+                let alive =
+                    |voter: &&u64| **voter == self.config.node.0 || self.hears(NodeId(**voter));
                 let reachable = remaining.iter().filter(alive).count();
                 if voters.contains(&node.0) && reachable * 2 <= remaining.len() {
                     return refused(

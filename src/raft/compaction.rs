@@ -8,7 +8,7 @@ use raft::ProgressState;
 use super::LogStart;
 use super::core::{Core, Halt};
 use super::io::{Answer, Output, Waiter};
-use crate::types::Index;
+use crate::types::{Index, NodeId};
 
 /// See the module.
 pub(super) struct Compaction {
@@ -139,7 +139,7 @@ impl Core {
         }
         if self.leads() && self.compaction.log_bytes < self.config.log_bytes_hard {
             for (id, progress) in self.raw.raft.prs().iter() {
-                let lives = progress.recent_active && progress.state != ProgressState::Snapshot;
+                let lives = self.hears(NodeId(*id)) && progress.state != ProgressState::Snapshot;
                 // A peer that matches nothing yet is about to need a snapshot, not the log.
                 if *id != self.config.node.0 && lives && progress.matched > 0 {
                     limit = limit.min(progress.matched);

@@ -4,7 +4,7 @@
 //! `poll_output` hands out what is to be done. The core does no IO and reads no clock: the same
 //! inputs at the same times give the same outputs. What a command means it does not know.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use raft::eraftpb;
 use raft::{Config as RaftConfig, RawNode, StateRole};
@@ -142,6 +142,9 @@ pub struct Core {
     pub(super) conf_state: ConfState,
     pub(super) nodes: Vec<Node>,
     pub(super) pins: Vec<Pin>,
+    ticks: u64,
+    /// The tick at which each member was heard last.
+    heard: BTreeMap<NodeId, u64>,
     pub(super) pending: Pending,
     pub(super) clients: Clients,
     pub(super) receivers: Receivers,
@@ -219,6 +222,8 @@ impl Core {
             conf_state: boot.conf_state,
             nodes: boot.nodes,
             pins: boot.pins,
+            ticks: 0,
+            heard: BTreeMap::new(),
             logger: logger.clone(),
             config,
             raw,
@@ -361,6 +366,7 @@ impl Core {
     }
 
     fn handle_tick(&mut self) {
+        self.ticks += 1;
         self.expire_clients();
         if self.install.is_idle() {
             let raft = &self.raw.raft;
@@ -381,6 +387,9 @@ impl Core {
             return Ok(());
         }
         let Some(message) = self.checked_message(from, &bytes)? else { return Ok(()) };
+        if self.conf_state.contains(from) {
+            self.heard.insert(from, self.ticks);
+        }
         use eraftpb::MessageType as T;
         let kind = message.get_msg_type();
         match kind {
@@ -400,6 +409,13 @@ impl Core {
             self.resume_receiver(from);
         }
         Ok(())
+    }
+
+    /// Whether a member was heard within an election timeout. What raft-rs notes of that it forgets at
+    /// the end of each such time, and for a moment all seem gone.
+    pub(super) fn hears(&self, node: NodeId) -> bool {
+        let heard = self.heard.get(&node);
+        heard.is_some_and(|heard| heard + self.config.election_ticks as u64 >= self.ticks)
     }
 
     /// The message that `bytes` hold, if a correct peer can have sent it.
@@ -565,6 +581,7 @@ impl Core {
     /// Takes the membership that raft has after a change.
     pub(super) fn take_conf_state(&mut self, from: &eraftpb::ConfState) -> ConfState {
         self.conf_state = conf_state_from_raft(from);
+        self.heard.retain(|node, _| self.conf_state.contains(*node));
         self.conf_state.clone()
     }
 }

@@ -226,7 +226,7 @@ impl Core {
         self.raw.raft.prs().get(node.0).is_some_and(|progress| {
             progress.state != ProgressState::Snapshot
                 && progress.matched > 0
-                && progress.recent_active
+                && self.hears(node)
                 && progress.matched + self.config.promotion_lag_max >= committed
         })
     }

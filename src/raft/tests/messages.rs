@@ -4,8 +4,8 @@ use raft::ProgressState;
 use raft::eraftpb::MessageType;
 
 use super::cluster::{Cluster, Letter};
-use crate::raft::Input;
-use crate::types::{NodeId, Role};
+use crate::raft::{ClientRequest, Input};
+use crate::types::{Code, MembershipChange, NodeId, Role};
 
 #[test]
 fn a_read_index_that_raft_dropped_in_silence_is_asked_for_again() {
@@ -90,4 +90,31 @@ fn a_node_far_behind_in_applying_does_not_campaign() {
     cluster.release(3, super::cluster::Task::Apply);
     cluster.ticks(60);
     assert_eq!(cluster.core(3).standing().role, Role::Candidate, "once it has caught up it does");
+}
+
+#[test]
+fn a_node_that_is_there_counts_as_there_at_every_moment() {
+    // raft-rs forgets who was active at the end of each election timeout of its leader.
+    let mut cluster = Cluster::of(3);
+    let mut forgotten = 0;
+    for round in 0..70 {
+        // A few heartbeats are lost, never all of an election timeout.
+        cluster.lost = if round % 7 < 4 { vec![MessageType::MsgHeartbeat] } else { Vec::new() };
+        cluster.ticks(1);
+        forgotten += usize::from(!cluster.peer(1, 2).recent_active);
+        assert!(cluster.core(1).hears(NodeId(2)));
+    }
+    assert!(forgotten > 0, "raft-rs no longer forgets: `hears` may go");
+    cluster.lost.clear();
+    // With node 3 away node 2 must stay, or one voter of two would be left; node 3 may go.
+    cluster.isolate(3);
+    cluster.ticks(20);
+    assert!(!cluster.core(1).hears(NodeId(3)));
+    let remove = MembershipChange::Remove(NodeId(2));
+    let refused = cluster.client(1, ClientRequest::Membership(remove));
+    let answer = cluster.machine(1).answers[&refused].clone();
+    assert_eq!(answer.unwrap_err().code, Code::MembershipRefused);
+    let done = cluster.change(1, MembershipChange::Remove(NodeId(3)));
+    cluster.ticks(2);
+    assert!(cluster.machine(1).answers[&done].is_ok());
 }
