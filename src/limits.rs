@@ -176,6 +176,12 @@ pub const PULL_BACKOFF_MS_MIN: u64 = 100;
 pub const PULL_BACKOFF_MS_MAX: u64 = 5_000;
 /// Pause before a full disk is tried again.
 pub const DISK_RETRY_MS: u64 = 2_000;
+/// A receiver whose pull failed is offered nothing for so long; each further failure doubles it.
+pub const OFFER_PAUSE_MS_MIN: u64 = 200;
+/// See `OFFER_PAUSE_MS_MIN`.
+pub const OFFER_PAUSE_MS_MAX: u64 = 60_000;
+/// After a build that failed none is tried for a follower for so long.
+pub const BUILD_RETRY_MS: u64 = 10_000;
 /// What was staged by pulls that ended is removed after so long without another pull.
 pub const STAGED_LEFTOVERS_MS: u64 = 10 * 60 * 1000;
 /// Largest persisted record of a pull.

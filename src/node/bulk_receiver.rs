@@ -254,6 +254,9 @@ impl Driver {
                 debug!(self.logger, "a pull request broke"; "reason" => failure);
             }
         }
+        if let Input::Disconnected { attempt, .. } = &input {
+            self.links.remove(attempt);
+        }
         let now = self.clock.now();
         self.machine.handle(now, input);
         self.carry_out(now, dialled);

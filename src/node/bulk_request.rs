@@ -76,7 +76,7 @@ impl Answer<'_> {
                 }
                 PullResponse::ManifestFollows { bytes } => {
                     // The length was checked against its limit; memory grows with what arrives.
-                    let bytes = read_manifest(&mut stream, bytes as usize).await?;
+                    let bytes = self.receive_manifest(&mut stream, bytes as usize).await?;
                     return self.tell(Input::Manifest { request, bytes }).await;
                 }
                 PullResponse::RangesFollow { .. } => return self.receive_frames(&mut stream).await,
@@ -106,6 +106,22 @@ impl Answer<'_> {
         Ok(())
     }
 
+    /// A manifest may take as long as it takes, while it comes at all.
+    async fn receive_manifest(
+        &self,
+        stream: &mut RecvStream,
+        bytes: usize,
+    ) -> Result<Bytes, RequestError> {
+        let mut content = BytesMut::new();
+        while content.len() < bytes {
+            let missing = bytes - content.len();
+            let chunk = stream.read_chunk(missing).await?;
+            content.extend_from_slice(&chunk.ok_or(NetError::Truncated { missing })?);
+            self.tell(Input::Heard { request: self.request }).await?;
+        }
+        Ok(content.freeze())
+    }
+
     async fn tell(&self, input: Input) -> Result<(), RequestError> {
         self.inputs.send(input).await.map_err(|_| RequestError::Closing)
     }
@@ -133,14 +149,4 @@ async fn fill_piece(
         deadline.get_or_insert_with(|| Instant::now() + PIECE_WAIT);
     }
     Ok(())
-}
-
-async fn read_manifest(stream: &mut RecvStream, bytes: usize) -> Result<Bytes, NetError> {
-    let mut content = BytesMut::new();
-    while content.len() < bytes {
-        let chunk = stream.read_chunk(bytes - content.len()).await?;
-        let missing = bytes - content.len();
-        content.extend_from_slice(&chunk.ok_or(NetError::Truncated { missing })?);
-    }
-    Ok(content.freeze())
 }

@@ -203,6 +203,9 @@ impl Driver {
             Input::StreamClosed { stream } => {
                 self.streams.remove(stream);
             }
+            Input::FrameFailed { reason, .. } => {
+                warn!(self.logger, "a chunk of a stored snapshot cannot be sent"; "reason" => reason);
+            }
             _ => {}
         }
         self.machine.handle(self.clock.now().monotonic_ms, input);

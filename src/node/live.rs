@@ -51,6 +51,10 @@ impl Prepared {
             .map(|(_, _, db, state)| (db, state))
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.slot.lock().expect("no code panics while it holds this lock").is_none()
+    }
+
     /// Closes what is prepared, if it is this snapshot.
     pub fn clear(&self, id: SnapshotId) {
         let mut slot = self.slot.lock().expect("no code panics while it holds this lock");

@@ -4,9 +4,9 @@
 //! the blocking pool and tells the core how it went.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use slog::Logger;
@@ -30,7 +30,7 @@ use crate::snapshot_store::{
     StagingOptions, build_manifest, embed, link_parts, stage_embedded,
 };
 use crate::state::State;
-use crate::storage::{DataDir, StateDb};
+use crate::storage::{DataDir, Generation, StateDb, StorageError};
 use crate::transfer::{receiver, sender};
 use crate::types::{
     Code, Digest, EmbeddedSnapshot, Failure, Index, NodeId, Pin, SnapshotId, SnapshotReference,
@@ -70,7 +70,20 @@ pub(super) struct Snapshots {
     /// Taken by `run`, once.
     events: Mutex<Option<mpsc::Receiver<BulkEvent>>>,
     memory: Mutex<Memory>,
+    /// Held while a generation is made or removed.
+    preparing: Mutex<()>,
 }
+
+/// Why a durable snapshot did not become a generation.
+enum PrepareError {
+    /// What it holds is of no use here. Reject it.
+    Unfit(String),
+    /// This machine failed: a full disk, too many open files. Retry.
+    Local(String),
+}
+
+/// Pause before this machine tries again to open what it pulled.
+const PREPARE_PAUSE: Duration = Duration::from_secs(5);
 
 /// What is known only while the node runs.
 #[derive(Default)]
@@ -155,6 +168,7 @@ impl Snapshots {
             sender,
             events: Mutex::new(Some(events)),
             memory: Mutex::default(),
+            preparing: Mutex::default(),
         };
         Ok((snapshots, offer))
     }
@@ -257,16 +271,28 @@ impl Snapshots {
         shared.inbox.report(Input::SnapshotDurable(meta));
     }
 
-    /// Links a durable snapshot into the next generation, opens and checks it.
+    /// Links a durable snapshot into the next generation, opens and checks it. What fails on this
+    /// machine's account is tried until it succeeds: the bytes are good, and were paid for.
     pub fn prepare(&self, shared: &Arc<Shared>, id: SnapshotId) {
         let shared = shared.clone();
-        shared.runtime.clone().spawn_blocking(move || {
-            let input = match prepare(&shared, id) {
-                Ok(generation) => Input::SnapshotPrepared { id, generation },
-                Err(reason) => {
-                    let rejected = shared.snapshots.receiver.rejected(id, reason.clone());
-                    shared.snapshots.note_told(rejected);
-                    Input::PrepareFailed { id, reason }
+        shared.runtime.clone().spawn(async move {
+            let input = loop {
+                let attempt = shared.clone();
+                let prepared = tokio::task::spawn_blocking(move || prepare(&attempt, id)).await;
+                match prepared {
+                    Ok(Ok(generation)) => break Input::SnapshotPrepared { id, generation },
+                    Ok(Err(PrepareError::Unfit(reason))) => {
+                        let rejected = shared.snapshots.receiver.rejected(id, reason.clone());
+                        shared.snapshots.note_told(rejected);
+                        break Input::PrepareFailed { id, reason };
+                    }
+                    Ok(Err(PrepareError::Local(reason))) => {
+                        slog::error!(shared.logger, "a pulled snapshot cannot be opened yet";
+                            "snapshot" => %id, "error" => reason);
+                        tokio::time::sleep(PREPARE_PAUSE).await;
+                    }
+                    // The node is shutting down.
+                    Err(_) => return,
                 }
             };
             shared.inbox.report(input);
@@ -280,8 +306,18 @@ impl Snapshots {
         self.note_told(told);
         let shared = shared.clone();
         shared.runtime.clone().spawn_blocking(move || {
+            let snapshots = &shared.snapshots;
+            let one = snapshots.preparing.lock().expect("no code panics while it holds this lock");
             shared.prepared.clear(id);
-            shared.snapshots.remove_embedded(id);
+            if shared.prepared.is_empty() {
+                // The generation holds links to what was pulled: the room it takes is free only now.
+                if let Err(error) = shared.data.next_generation() {
+                    slog::debug!(shared.logger, "an unused generation stays for now";
+                        "error" => %error);
+                }
+            }
+            drop(one);
+            snapshots.remove_embedded(id);
         });
     }
 
@@ -460,10 +496,26 @@ fn build(shared: &Shared) -> Result<Offer, String> {
     let (generation, db) = shared.live.current().ok_or("there is no state yet")?;
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let directory = snapshots.store.building_directory().map_err(|e| text(&e))?;
-    db.checkpoint(&directory).map_err(|e| text(&e))?;
+    let built = build_in(shared, generation, &db, &directory);
+    if built.is_err() {
+        // Its links keep alive what compactions have replaced since.
+        snapshots.store.remove_building(&directory);
+    }
+    built
+}
+
+fn build_in(
+    shared: &Shared,
+    generation: Generation,
+    db: &StateDb,
+    directory: &Path,
+) -> Result<Offer, String> {
+    let snapshots = &shared.snapshots;
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    db.checkpoint(directory).map_err(|e| text(&e))?;
     let facts = {
         let options = &shared.options.storage;
-        let checkpoint = StateDb::read_checkpoint(&directory, &shared.databases, options)
+        let checkpoint = StateDb::read_checkpoint(directory, &shared.databases, options)
             .map_err(|e| text(&e))?;
         State::load(&*checkpoint.view()).map_err(|e| text(&e))?
     };
@@ -477,8 +529,8 @@ fn build(shared: &Shared) -> Result<Offer, String> {
         created_unix_ms: unix_ms(),
     };
     let manifest =
-        build_manifest(&directory, options, snapshots.store.digests()).map_err(|e| text(&e))?;
-    let meta = snapshots.store.save(&directory, &manifest, unix_ms()).map_err(|e| text(&e))?;
+        build_manifest(directory, options, snapshots.store.digests()).map_err(|e| text(&e))?;
+    let meta = snapshots.store.save(directory, &manifest, unix_ms()).map_err(|e| text(&e))?;
     slog::info!(shared.logger, "built a snapshot"; "snapshot" => %meta.id, "index" => meta.index,
         "bytes" => meta.bytes, "parts" => meta.parts);
     offer(&snapshots.store, &meta).ok_or_else(|| "the snapshot just built is gone".to_owned())
@@ -500,23 +552,34 @@ fn offer(store: &DiskSnapshotStore, meta: &SnapshotMeta) -> Option<Offer> {
 }
 
 /// Everything that can fail happens here, before raft hears of the snapshot. Blocks.
-fn prepare(shared: &Shared, id: SnapshotId) -> Result<u64, String> {
+fn prepare(shared: &Shared, id: SnapshotId) -> Result<u64, PrepareError> {
+    let snapshots = &shared.snapshots;
+    let _one = snapshots.preparing.lock().expect("no code panics while it holds this lock");
+    let known = snapshots.lock().durable.get(&id).cloned();
     let (manifest, parts) =
-        shared.snapshots.lock().durable.get(&id).cloned().ok_or("its parts are not known")?;
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let (generation, directory) = shared.data.next_generation().map_err(|e| text(&e))?;
-    std::fs::create_dir(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
-    link_parts(&parts, &manifest, &directory).map_err(|e| text(&e))?;
-    let db = StateDb::open(&directory, &shared.databases, &shared.options.storage)
-        .map_err(|e| text(&e))?;
-    let state = State::load(&*db.view()).map_err(|e| text(&e))?;
+        known.ok_or_else(|| PrepareError::Unfit("its parts are not known".to_owned()))?;
+    let local = |error: &dyn std::fmt::Display| PrepareError::Local(error.to_string());
+    let unfit = |reason: String| Err(PrepareError::Unfit(reason));
+    let (generation, directory) = shared.data.next_generation().map_err(|e| local(&e))?;
+    std::fs::create_dir(&directory)
+        .map_err(|e| PrepareError::Local(format!("{}: {e}", directory.display())))?;
+    link_parts(&parts, &manifest, &directory).map_err(|e| local(&e))?;
+    let options = &shared.options.storage;
+    let db = match StateDb::open(&directory, &shared.databases, options) {
+        Ok(db) => db,
+        Err(error @ (StorageError::Corrupt { .. } | StorageError::Missing { .. })) => {
+            return unfit(error.to_string());
+        }
+        Err(error) => return Err(local(&error)),
+    };
+    let state = State::load(&*db.view()).map_err(|e| PrepareError::Unfit(e.to_string()))?;
     let told = (manifest.index, manifest.term, &manifest.conf_state);
     let found = (state.applied(), state.applied_term(), state.conf_state());
     if told != found {
-        return Err(format!("it says {told:?} and holds {found:?}"));
+        return unfit(format!("it says {told:?} and holds {found:?}"));
     }
     if state.cluster() != shared.identity.cluster() {
-        return Err(format!("it is of cluster {}", state.cluster()));
+        return unfit(format!("it is of cluster {}", state.cluster()));
     }
     shared.prepared.put(id, generation.0, db, state);
     Ok(generation.0)

@@ -130,6 +130,9 @@ impl Core {
         for pin in self.pins.iter().filter(|pin| pin.receiver != self.config.node) {
             limit = limit.min(pin.index);
         }
+        if let Some(held) = self.held_for_build() {
+            limit = limit.min(held);
+        }
         if !forced {
             // Keep about half of the soft budget: a follower back from a restart needs no snapshot.
             let span = self.applied - start;

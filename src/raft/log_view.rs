@@ -36,6 +36,8 @@ pub(super) struct Offering {
     pub source: Option<(ClusterId, SnapshotSource)>,
     /// Receivers whose pull lives: they are not offered another snapshot.
     pub leased: BTreeSet<NodeId>,
+    /// Receivers whose last pull failed a moment ago.
+    pub paused: BTreeSet<NodeId>,
 }
 
 /// raft-rs's `Storage`.
@@ -348,7 +350,8 @@ impl raft::Storage for LogView {
     /// O(1), from what is ready. raft-rs panics on any error but `SnapshotTemporarilyUnavailable`.
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         let unavailable = Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
-        if self.offering.leased.contains(&NodeId(to)) {
+        let to = NodeId(to);
+        if self.offering.leased.contains(&to) || self.offering.paused.contains(&to) {
             return unavailable;
         }
         let (Some(offer), Some((cluster, source))) = (&self.offering.offer, &self.offering.source)
@@ -360,7 +363,7 @@ impl raft::Storage for LogView {
         let fits = meta.index >= request_index
             && meta.index >= self.start.index
             && meta.index > 0
-            && meta.conf_state.contains(NodeId(to));
+            && meta.conf_state.contains(to);
         if !fits {
             self.snapshot_wanted.set(true);
             return unavailable;

@@ -11,6 +11,7 @@ use raft::{ProgressState, SnapshotStatus};
 use super::clients::own_request;
 use super::core::Core;
 use super::io::{Answer, Offer, Output, Waiter};
+use crate::limits::{BUILD_RETRY_MS, OFFER_PAUSE_MS_MAX, OFFER_PAUSE_MS_MIN};
 use crate::types::{
     Code, Command, Failure, Index, MembershipChange, Node, NodeId, Pin, SnapshotId,
 };
@@ -18,8 +19,10 @@ use crate::types::{
 /// See the module.
 #[derive(Default)]
 pub(super) struct Receivers {
-    /// Receivers of an offer, while this node leads.
-    known: BTreeMap<NodeId, Receiver>,
+    /// When the receivers of an offer were heard last, while this node leads.
+    heard_ms: BTreeMap<NodeId, u64>,
+    /// Receivers whose pulls failed: until when they are offered nothing, and the next pause, ms.
+    paused: BTreeMap<NodeId, (u64, u64)>,
     /// When this leader last proposed something about a receiver's pin.
     pin_proposed_ms: BTreeMap<NodeId, u64>,
     /// When this leader last proposed a promotion.
@@ -30,18 +33,19 @@ pub(super) struct Receivers {
     build_waiters: Vec<Waiter>,
     /// A follower needs one and there is none to offer.
     wanted: bool,
-}
-
-struct Receiver {
-    heard_ms: u64,
-    /// The snapshot it pulls, and from whom; None before its first word.
-    pull: Option<(SnapshotId, Index, NodeId)>,
+    /// None is built for a follower before this: the last one failed.
+    build_not_before_ms: u64,
+    /// The log is kept from here on for the snapshot that is built for a follower, and until when:
+    /// a pin takes over once it is offered.
+    held: Option<(Index, u64)>,
 }
 
 impl Receivers {
     /// Forgets what only a leader knows. A build goes on, and who waits for it is answered.
     pub fn cease_to_lead(&mut self) {
-        self.known.clear();
+        self.heard_ms.clear();
+        self.paused.clear();
+        self.held = None;
         self.pin_proposed_ms.clear();
         self.promotion_proposed_ms = 0;
         self.wanted = false;
@@ -55,9 +59,7 @@ impl Core {
         let id = offer.filter(|meta| meta.index == index).map(|meta| meta.id);
         slog::info!(self.logger, "offered a snapshot"; "receiver" => to.0, "index" => index,
             "snapshot" => id.map(|id| id.to_string()));
-        let now = self.now.monotonic_ms;
-        self.receivers.known.entry(to).or_insert(Receiver { heard_ms: now, pull: None }).heard_ms =
-            now;
+        self.receivers.heard_ms.insert(to, self.now.monotonic_ms);
         // A pin that names a snapshot moves on the receiver's word only: it may still pull that one.
         let pinned = self.pins.iter().any(|pin| pin.receiver == to && pin.snapshot.is_some());
         if let (Some(id), false) = (id, pinned) {
@@ -68,11 +70,9 @@ impl Core {
 
     /// A new leader treats every pinned receiver as alive until it proves silent.
     pub(super) fn adopt_receivers(&mut self) {
-        let heard_ms = self.now.monotonic_ms;
         for pin in self.pins.clone() {
-            if let Some((id, source)) = pin.snapshot {
-                let pull = Some((id, pin.index, source));
-                self.receivers.known.insert(pin.receiver, Receiver { heard_ms, pull });
+            if pin.snapshot.is_some() {
+                self.receivers.heard_ms.insert(pin.receiver, self.now.monotonic_ms);
                 self.raw.mut_store().offering.leased.insert(pin.receiver);
             }
         }
@@ -91,10 +91,7 @@ impl Core {
             slog::info!(self.logger, "a receiver asks for another snapshot"; "receiver" => from.0);
             return self.end_lease(from, SnapshotStatus::Failure);
         }
-        let receiver =
-            self.receivers.known.entry(from).or_insert(Receiver { heard_ms: 0, pull: None });
-        receiver.heard_ms = self.now.monotonic_ms;
-        receiver.pull = Some(pull);
+        self.receivers.heard_ms.insert(from, self.now.monotonic_ms);
         self.raw.mut_store().offering.leased.insert(from);
         self.set_pin(from, pull.1, (pull.0, pull.2));
     }
@@ -109,7 +106,8 @@ impl Core {
         slog::info!(self.logger, "a receiver reports its snapshot"; "receiver" => from.0,
             "index" => index, "installed" => ok);
         self.raw.mut_store().offering.leased.remove(&from);
-        self.receivers.known.remove(&from);
+        self.receivers.heard_ms.remove(&from);
+        self.pause_offers(from, ok);
         // Another snapshot than the one raft waits for has ended: the receiver pulls nothing now and
         // has dropped what was offered meanwhile, so that is offered again.
         if let Some(pending) = pending {
@@ -117,6 +115,20 @@ impl Core {
             let status = if is_done { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
             self.raw.report_snapshot(from.0, status);
         }
+    }
+
+    /// Whatever made a pull fail will most likely make the next one fail: the pauses between offers
+    /// grow until one succeeds.
+    fn pause_offers(&mut self, receiver: NodeId, succeeded: bool) {
+        let offering = &mut self.raw.mut_store().offering;
+        if succeeded {
+            self.receivers.paused.remove(&receiver);
+            offering.paused.remove(&receiver);
+            return;
+        }
+        let pause = self.receivers.paused.entry(receiver).or_insert((0, OFFER_PAUSE_MS_MIN));
+        *pause = (self.now.monotonic_ms + pause.1, (2 * pause.1).min(OFFER_PAUSE_MS_MAX));
+        offering.paused.insert(receiver);
     }
 
     /// A receiver has told us it holds the log up to some index. If it may go on from there although
@@ -130,7 +142,7 @@ impl Core {
     }
 
     fn end_lease(&mut self, receiver: NodeId, status: SnapshotStatus) {
-        self.receivers.known.remove(&receiver);
+        self.receivers.heard_ms.remove(&receiver);
         self.raw.mut_store().offering.leased.remove(&receiver);
         let waits = self
             .raw
@@ -151,15 +163,18 @@ impl Core {
         let lease_ms = self.config.lease_ms;
         let silent: Vec<NodeId> = self
             .receivers
-            .known
+            .heard_ms
             .iter()
-            .filter(|(_, receiver)| receiver.heard_ms + lease_ms <= now)
+            .filter(|(_, heard_ms)| **heard_ms + lease_ms <= now)
             .map(|(node, _)| *node)
             .collect();
         for node in silent {
             slog::info!(self.logger, "a receiver fell silent"; "receiver" => node.0);
             self.end_lease(node, SnapshotStatus::Failure);
         }
+        let paused = &self.receivers.paused;
+        let offering = &mut self.raw.mut_store().offering;
+        offering.paused.retain(|node| paused.get(node).is_some_and(|(until, _)| *until > now));
         self.review_pins();
         self.promote_learners();
     }
@@ -275,10 +290,24 @@ impl Core {
         self.receivers.wanted |= self.raw.store().take_snapshot_wanted();
         // Before the last membership change is applied the state's conf state would lack the very
         // node that asks.
-        if self.receivers.wanted && self.applied >= self.conf_index && self.leads() {
+        let may_build = self.applied >= self.conf_index
+            && self.leads()
+            && self.receivers.build_not_before_ms <= self.now.monotonic_ms;
+        if self.receivers.wanted && may_build {
             self.receivers.wanted = false;
+            if !self.receivers.building {
+                self.receivers.held = Some((self.applied, u64::MAX));
+            }
             self.start_build();
         }
+    }
+
+    /// Where the log must begin at the latest for the snapshot that is built or about to be offered.
+    pub(super) fn held_for_build(&self) -> Option<Index> {
+        let (index, until_ms) = self.receivers.held?;
+        let budget = self.config.pin_bytes_max.max(self.compaction.state_bytes);
+        let holds = self.now.monotonic_ms < until_ms && self.compaction.log_bytes < budget;
+        holds.then_some(index)
     }
 
     fn start_build(&mut self) {
@@ -290,6 +319,9 @@ impl Core {
 
     pub(super) fn handle_snapshot_built(&mut self, offer: Offer) {
         self.receivers.building = false;
+        if let Some((_, until_ms)) = &mut self.receivers.held {
+            *until_ms = self.now.monotonic_ms + self.config.lease_ms;
+        }
         let index = offer.meta.index;
         let newest =
             self.raw.store().offering.offer.as_ref().is_none_or(|old| old.meta.index <= index);
@@ -312,6 +344,8 @@ impl Core {
 
     pub(super) fn handle_snapshot_failed(&mut self, reason: &str) {
         self.receivers.building = false;
+        self.receivers.held = None;
+        self.receivers.build_not_before_ms = self.now.monotonic_ms + BUILD_RETRY_MS;
         slog::error!(self.logger, "no snapshot could be built"; "error" => reason);
         for waiter in std::mem::take(&mut self.receivers.build_waiters) {
             let failure =

@@ -109,6 +109,13 @@ impl DiskSnapshotStore {
         Ok(path)
     }
 
+    /// Removes what a build that failed has left; the next start would, too.
+    pub fn remove_building(&self, directory: &Path) {
+        if let Err(error) = remove_directory(directory) {
+            warn!(self.logger, "a build's leftovers stay"; "error" => %error);
+        }
+    }
+
     /// The digests of SST files, for `build_manifest`.
     pub fn digests(&self) -> &DigestCache {
         &self.digests
@@ -161,9 +168,25 @@ impl DiskSnapshotStore {
             self.root.join(format!("{BUILDING}{}", inner.builds))
         };
         remove_directory(&frame)?;
+        let placed = self.publish(&frame, directory, manifest, (id, &encoded));
+        if placed.is_err() {
+            self.remove_building(&frame);
+        }
+        placed?;
+        self.lock().insert(id, StoredManifest { manifest: Arc::new(manifest.clone()), encoded });
+        Ok(id)
+    }
+
+    fn publish(
+        &self,
+        frame: &Path,
+        directory: &Path,
+        manifest: &Manifest,
+        (id, encoded): (SnapshotId, &[u8]),
+    ) -> Result<(), StoreError> {
         let parts = frame.join(PARTS_DIRECTORY);
         let attempt = || -> std::io::Result<()> {
-            fs::create_dir(&frame)?;
+            fs::create_dir(frame)?;
             fs::rename(directory, &parts)?;
             remove_strangers(&parts, manifest)?;
             let names: Vec<&str> = manifest.parts.iter().map(|part| part.name.as_str()).collect();
@@ -171,14 +194,12 @@ impl DiskSnapshotStore {
             sync_directory(&parts)
         };
         attempt().map_err(|cause| StoreError::io("saving a snapshot", cause))?;
-        write_atomically(&frame.join(MANIFEST_FILE), &encoded)?;
-        let publish = || -> std::io::Result<()> {
-            fs::rename(&frame, self.directory(id))?;
+        write_atomically(&frame.join(MANIFEST_FILE), encoded)?;
+        let rename = || -> std::io::Result<()> {
+            fs::rename(frame, self.directory(id))?;
             sync_directory(&self.root)
         };
-        publish().map_err(|cause| StoreError::io("publishing a snapshot", cause))?;
-        self.lock().insert(id, StoredManifest { manifest: Arc::new(manifest.clone()), encoded });
-        Ok(id)
+        rename().map_err(|cause| StoreError::io("publishing a snapshot", cause))
     }
 
     /// Takes the name away first, so that a crash leaves no half of a snapshot under it.
@@ -216,7 +237,7 @@ impl SnapshotStore for DiskSnapshotStore {
         let inner = self.lock();
         let mut list: Vec<SnapshotMeta> =
             inner.stored.keys().filter_map(|id| inner.metadata(*id)).collect();
-        list.sort_by_key(|meta| (std::cmp::Reverse(meta.index), meta.id));
+        list.sort_by_key(|meta| (std::cmp::Reverse((meta.index, meta.created_unix_ms)), meta.id));
         list
     }
 
@@ -334,9 +355,13 @@ impl Inner {
     }
 
     fn retain(&mut self, policy: &PinPolicy, now_ms: u64) -> Retained {
-        let stored: Vec<_> = self
-            .stored
-            .iter()
+        // Of two at one index the one built last is the newer.
+        let mut newest_first: Vec<(&SnapshotId, &StoredManifest)> = self.stored.iter().collect();
+        newest_first.sort_by_key(|(_, stored)| {
+            std::cmp::Reverse((stored.manifest.index, stored.manifest.created_unix_ms))
+        });
+        let stored: Vec<_> = newest_first
+            .into_iter()
             .map(|(id, stored)| (*id, stored.manifest.index, stored.manifest.total_bytes()))
             .collect();
         self.pins.retain(policy, &stored, now_ms)

@@ -67,7 +67,8 @@ impl Pins {
         of.map(|(receiver, _)| *receiver).collect()
     }
 
-    /// Breaks pins over budget and says which of `stored` (id, index, bytes) are to be removed.
+    /// Breaks pins over budget and says which of `stored` (id, index, bytes) are to be removed. Of
+    /// those at one index the first counts as the newest.
     pub(super) fn retain(
         &mut self,
         policy: &PinPolicy,
@@ -84,7 +85,7 @@ impl Pins {
             keeps
         });
         let mut by_age: Vec<&(SnapshotId, Index, u64)> = stored.iter().collect();
-        by_age.sort_by_key(|(id, index, _)| (std::cmp::Reverse(*index), *id));
+        by_age.sort_by_key(|(_, index, _)| std::cmp::Reverse(*index));
         let newest: BTreeSet<SnapshotId> =
             by_age.iter().take(policy.keep.max(1)).map(|(id, _, _)| *id).collect();
         loop {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use bytes::Bytes;
+use ratoon::raft::Input;
 use ratoon::transfer::sender::{Input as Word, OpenFailure, OpenSnapshot, Output, Sender};
 use ratoon::types::{ByteRange, ChunkHeader, NodeId, SnapshotId};
 
@@ -70,7 +71,11 @@ impl World {
                     self.push_machine(node, delay, MachineEvent::CheckStored(snapshot, part));
                 }
                 Output::Close { connection } => self.source_closes(connection),
-                Output::Fenced { .. } => anyhow::bail!("a sound snapshot is fenced"),
+                Output::Fenced { snapshot: id, .. } => {
+                    let is_there = self.machine(node).disk.snapshots.contains_key(&id);
+                    anyhow::ensure!(!is_there, "a sound snapshot is fenced");
+                    self.report(node, Input::SnapshotLost { id });
+                }
             }
         }
         let now_ms = self.machine(node).now(self.now_us).monotonic_ms;

@@ -4,7 +4,7 @@ use raft::eraftpb::MessageType;
 use raft::{ProgressState, Storage as _};
 
 use super::cluster::{Cluster, LEASE_MS, Letter, TICK_MS, Task};
-use crate::limits::SNAPSHOT_REFERENCE_BYTES_MAX;
+use crate::limits::{BUILD_RETRY_MS, OFFER_PAUSE_MS_MAX, SNAPSHOT_REFERENCE_BYTES_MAX};
 use crate::raft::{ClientRequest, Input};
 use crate::types::{ConfState, MembershipChange, NodeId};
 
@@ -187,6 +187,7 @@ fn whatever_cannot_be_offered_is_temporarily_unavailable() {
     view(&mut cluster, Some(empty));
     assert_eq!(answer(&mut cluster, 0, 2), unavailable, "an empty one");
     // One from before the log begins would be sent again and again.
+    cluster.ticks(60);
     cluster.write(1, 20, 1000);
     assert!(cluster.compact(1) > whole.meta.index);
     view(&mut cluster, Some(whole));
@@ -255,4 +256,70 @@ fn one_snapshot_is_built_at_a_time_and_none_without_need() {
     assert!(built <= 3, "{built} were built for three receivers");
     cluster.ticks(500);
     assert_eq!(cluster.machine(1).built, built, "nobody needs another");
+}
+
+#[test]
+fn a_receiver_whose_pulls_fail_is_offered_less_and_less_often() {
+    let mut cluster = with_an_offer_under_way();
+    let mut offers = 0;
+    for _ in 0..100 * 1000 / TICK_MS {
+        if let Some((reference, index, _)) = cluster.machine(2).pulls.pop() {
+            offers += 1;
+            let reason = "the disk fails".to_owned();
+            cluster.tell(2, Input::PullFailed { id: reference.id, index, reason });
+        }
+        cluster.ticks(1);
+    }
+    assert!((5..=12).contains(&offers), "{offers} offers in 100 s");
+    // The disk is mended: one that succeeds ends the pauses.
+    cluster.ticks((OFFER_PAUSE_MS_MAX / TICK_MS) as usize + 10);
+    cluster.release(2, Task::Pull);
+    cluster.ticks(5);
+    assert_eq!(cluster.peer(1, 2).state, ProgressState::Replicate);
+}
+
+#[test]
+fn a_build_that_fails_is_not_repeated_at_once() {
+    let mut cluster = Cluster::alone();
+    cluster.place(2);
+    cluster.hold(1, Task::Build);
+    cluster.change(1, MembershipChange::AddLearner(NodeId(2)));
+    let mut builds = 0;
+    for _ in 0..3 * BUILD_RETRY_MS / TICK_MS {
+        if std::mem::take(&mut cluster.machine(1).builds) > 0 {
+            builds += 1;
+            cluster.tell(1, Input::SnapshotFailed { reason: "a file cannot be read".to_owned() });
+        }
+        cluster.ticks(1);
+    }
+    assert!((3..=4).contains(&builds), "{builds} builds");
+    cluster.release(1, Task::Build);
+    cluster.ticks((BUILD_RETRY_MS / TICK_MS) as usize + 10);
+    cluster.assert_equal(2, 1);
+}
+
+#[test]
+fn the_log_is_kept_for_the_snapshot_that_is_being_built() {
+    let mut cluster = Cluster::of(3);
+    cluster.machine(3).installed.clear();
+    cluster.isolate(3);
+    cluster.ticks(40);
+    cluster.write(1, 50, 1000);
+    cluster.compact(1);
+    cluster.hold(1, Task::Build);
+    if let Some(offer) = cluster.machine(1).offer.clone() {
+        cluster.tell(1, Input::SnapshotLost { id: offer.meta.id });
+    }
+    cluster.cut.clear();
+    cluster.ticks(20);
+    assert_eq!(cluster.machine(1).builds, 1);
+    // While it is built a snapshot's worth is written. Without the log the offer would be too old.
+    let applied = cluster.machine(1).state.applied;
+    cluster.write(1, 50, 1000);
+    assert_eq!(cluster.compact(1), applied);
+    cluster.release(1, Task::Build);
+    cluster.ticks(20);
+    assert_eq!(cluster.machine(1).builds, 0);
+    assert_eq!(cluster.machine(3).installed.len(), 1, "one snapshot was enough");
+    cluster.assert_equal(3, 1);
 }

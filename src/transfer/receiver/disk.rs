@@ -177,6 +177,9 @@ impl Receiver {
         }
         if book.is_inspected() {
             let bytes = book.wanted_bytes();
+            // What could be reused of other partials has been linked by now; their room is ours.
+            let keep = Some(self.expect_pull().offer.reference.id);
+            self.disk(Pending::Other, DiskOperation::RemoveOthers { keep });
             self.disk(Pending::Space, DiskOperation::CheckSpace { bytes });
         }
     }
@@ -195,9 +198,6 @@ impl Receiver {
             self.enter(TransferState::Verifying);
             self.close_link();
         }
-        // What could be reused of other partials has been linked by now.
-        let keep = self.expect_pull().offer.reference.id;
-        self.disk(Pending::Other, DiskOperation::RemoveOthers { keep: Some(keep) });
         self.persist();
     }
 

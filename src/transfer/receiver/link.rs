@@ -559,6 +559,12 @@ impl Receiver {
         }
     }
 
+    pub(super) fn handle_heard(&mut self, now: Now, request: u64) {
+        if self.active().is_some_and(|pull| pull.knows(request)) {
+            self.progress(now);
+        }
+    }
+
     pub(super) fn handle_queued(&mut self, now: Now, request: u64, ahead: u32) {
         if self.active().is_some_and(|pull| pull.knows(request)) {
             self.progress(now);

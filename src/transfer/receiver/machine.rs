@@ -59,8 +59,8 @@ pub(super) struct Pull {
     pub(super) finished_unix_ms: u64,
     pub(super) rate: RateMeter,
     pub(super) progress_due_ms: u64,
-    /// Bytes received when progress was last told.
-    pub(super) told_received_bytes: u64,
+    /// Bytes received and parts looked at when progress was last told.
+    told_life: (u64, u32),
 
     // The source, see `link.rs`.
     pub(super) sources: Sources,
@@ -159,6 +159,7 @@ impl Receiver {
             Input::Disconnected { attempt, reason } => {
                 self.handle_disconnected(now, attempt, &reason);
             }
+            Input::Heard { request } => self.handle_heard(now, request),
             Input::Queued { request, ahead } => self.handle_queued(now, request, ahead),
             Input::Refused { request, reason, message } => {
                 self.handle_refused(now, request, reason, &message);
@@ -202,8 +203,8 @@ impl Receiver {
             pull.progress_due_ms = now.monotonic_ms + PROGRESS_MS;
             // Only life is told: it renews the lease and the pins that every node honours. A pull
             // that stands still, on a full disk for instance, must not hold them for ever.
-            let received = pull.counters.received;
-            let moved = std::mem::replace(&mut pull.told_received_bytes, received) != received;
+            let life = (pull.counters.received, pull.next_inspect);
+            let moved = std::mem::replace(&mut pull.told_life, life) != life;
             let lives = moved || pull.must_finish() || pull.queued_ahead.is_some();
             // What came last may take a while to pay for, at a small rate.
             let waits_for_rate = self.throttle.ready_at_ms(now.monotonic_ms).is_some();
@@ -546,7 +547,7 @@ impl Pull {
             finished_unix_ms: 0,
             rate: RateMeter::default(),
             progress_due_ms: now.monotonic_ms + PROGRESS_MS,
-            told_received_bytes: 0,
+            told_life: (0, 0),
             link: Link::Waiting { until_ms: now.monotonic_ms },
             backoff,
             last_progress_ms: now.monotonic_ms,

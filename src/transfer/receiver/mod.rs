@@ -101,6 +101,11 @@ pub enum Input {
     },
     /// A staged snapshot was found at boot.
     Resume(Box<Found>),
+    /// Something of the answer to a request has come, and is not whole yet.
+    Heard {
+        /// From `Output::Request`.
+        request: u64,
+    },
     /// The dialled source answered.
     Connected {
         /// From `Output::Connect`.

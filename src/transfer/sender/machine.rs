@@ -14,6 +14,9 @@ use super::{Input, Lease, OpenFailure, OpenSnapshot, Options, Output};
 const QUEUED_MS: u64 = 1_000;
 /// A receiver without any request for so long gives its place up, ms.
 const PLACE_IDLE_MS: u64 = 3_000;
+/// A snapshot that cannot be read so often, with no read that succeeds in between, is as good as
+/// damaged: it was removed, or the disk fails.
+const READ_FAILURES_MAX: u32 = 3;
 /// Snapshots fenced at most; beyond, the smallest id is forgotten, and found damaged anew.
 const FENCED_MAX: usize = 1_024;
 
@@ -26,6 +29,8 @@ struct Session {
     /// Its turn in line; smaller is earlier.
     waits_since: Option<u64>,
     idle_since_ms: u64,
+    /// When it last took anything, on any stream: those of a slow link take turns.
+    last_progress_ms: u64,
 }
 
 #[derive(Debug)]
@@ -74,6 +79,8 @@ pub struct Sender {
     ready: VecDeque<u64>,
     shelf: BTreeMap<SnapshotId, Shelf>,
     fenced: BTreeMap<SnapshotId, String>,
+    /// Reads that failed one after another.
+    read_failures: BTreeMap<SnapshotId, u32>,
     leases: BTreeMap<NodeId, Lease>,
     outputs: VecDeque<Output>,
     next_turn: u64,
@@ -92,6 +99,7 @@ impl Sender {
             ready: VecDeque::new(),
             shelf: BTreeMap::new(),
             fenced: BTreeMap::new(),
+            read_failures: BTreeMap::new(),
             leases: BTreeMap::new(),
             outputs: VecDeque::new(),
             next_turn: 0,
@@ -150,7 +158,7 @@ impl Sender {
             .streams
             .values()
             .filter(|stream| stream.is_sending())
-            .map(|stream| stream.last_progress_ms + self.options.no_progress_ms);
+            .map(|stream| self.stale_at_ms(stream));
         let idle = self
             .sessions
             .values()
@@ -165,10 +173,7 @@ impl Sender {
         let stale: Vec<u64> = self
             .streams
             .iter()
-            .filter(|(_, stream)| {
-                stream.is_sending()
-                    && stream.last_progress_ms + self.options.no_progress_ms <= now_ms
-            })
+            .filter(|(_, stream)| stream.is_sending() && self.stale_at_ms(stream) <= now_ms)
             .map(|(name, _)| *name)
             .collect();
         for stream in stale {
@@ -203,6 +208,7 @@ impl Sender {
             has_place: false,
             waits_since: None,
             idle_since_ms: now_ms,
+            last_progress_ms: now_ms,
         };
         self.sessions.insert(connection, session);
         if self.is_shutting_down {
@@ -214,7 +220,8 @@ impl Sender {
     fn handle_closed(&mut self, now_ms: u64, connection: u64) {
         let Some(session) = self.sessions.remove(&connection) else { return };
         for stream in session.streams {
-            self.drop_stream(now_ms, stream);
+            // Whoever writes it may wait for our word.
+            self.reset(now_ms, stream);
         }
         if let Some(lease) = self.leases.get_mut(&session.receiver) {
             lease.is_connected = false;
@@ -466,12 +473,14 @@ impl Sender {
     fn handle_piece_ready(&mut self, now_ms: u64, name: u64, bytes: u64) {
         let Some(stream) = self.streams.get_mut(&name) else { return };
         let Work::Ranges { in_flight, ready, .. } = &mut stream.work else { return };
+        self.read_failures.remove(&stream.snapshot);
         if bytes == 0 || in_flight.is_empty() || ready.is_some() {
             return;
         }
         *ready = Some(bytes);
         self.ready.push_back(name);
-        stream.last_progress_ms = now_ms;
+        let connection = stream.connection;
+        self.note_taken(now_ms, connection);
     }
 
     /// Tells the streams whose receiver has a place that frames follow, and gives them a turn.
@@ -492,6 +501,19 @@ impl Sender {
             let response = PullResponse::RangesFollow { frames };
             self.outputs.push_back(Output::Answer { stream: *name, response });
             self.turns.push_back(*name);
+        }
+    }
+
+    /// When a stream is reset unless its receiver takes something.
+    fn stale_at_ms(&self, stream: &Stream) -> u64 {
+        let session = self.sessions.get(&stream.connection);
+        let taken_ms = session.map_or(0, |session| session.last_progress_ms);
+        stream.last_progress_ms.max(taken_ms) + self.options.no_progress_ms
+    }
+
+    fn note_taken(&mut self, now_ms: u64, connection: u64) {
+        if let Some(session) = self.sessions.get_mut(&connection) {
+            session.last_progress_ms = now_ms;
         }
     }
 
@@ -518,7 +540,9 @@ impl Sender {
         stream.last_progress_ms = now_ms;
         in_flight.pop_front();
         let (snapshot, connection) = (stream.snapshot, stream.connection);
-        if left.is_empty() && in_flight.is_empty() {
+        let is_done = left.is_empty() && in_flight.is_empty();
+        self.note_taken(now_ms, connection);
+        if is_done {
             self.outputs.push_back(Output::Finish { stream: name });
             self.drop_stream(now_ms, name);
         }
@@ -532,13 +556,11 @@ impl Sender {
         if is_corrupt {
             return self.fence(now_ms, snapshot, reason.to_owned());
         }
-        // The snapshot may have been removed or moved aside meanwhile. The next request asks the store
-        // anew, and whoever pulls learns of it.
-        for name in self.streams_of(snapshot) {
-            self.reset(now_ms, name);
-        }
-        if self.shelf.remove(&snapshot).is_some() {
-            self.outputs.push_back(Output::Release { snapshot });
+        self.reset(now_ms, name);
+        let failures = self.read_failures.entry(snapshot).or_default();
+        *failures += 1;
+        if *failures >= READ_FAILURES_MAX {
+            self.fence(now_ms, snapshot, reason.to_owned());
         }
     }
 
@@ -576,6 +598,7 @@ impl Sender {
             self.fenced.pop_first();
         }
         self.fenced.insert(snapshot, reason.clone());
+        self.read_failures.remove(&snapshot);
         self.outputs.push_back(Output::Fenced { snapshot, reason: reason.clone() });
         for name in self.streams_of(snapshot) {
             let is_answered =
