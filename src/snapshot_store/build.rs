@@ -93,7 +93,13 @@ fn sum_part(
     if !name.ends_with(".sst") {
         return sum_file(&file, options.chunk_bytes);
     }
-    let identity = FileIdentity::new(options.generation, &file.metadata()?);
+    let metadata = file.metadata()?;
+    if cache.is_rotten(&metadata) {
+        return Err(std::io::Error::other(
+            "it has rotted, and the live state shares it: replace this node",
+        ));
+    }
+    let identity = FileIdentity::new(options.generation, &metadata);
     if let Some(sums) = cache.get(name, identity, options.chunk_bytes) {
         return Ok(sums);
     }

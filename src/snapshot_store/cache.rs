@@ -4,7 +4,7 @@
 //! after a crash in the same one. So an entry is believed only for the same generation, name,
 //! length, inode and time of change. Losing the cache costs time and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::limits::{MANIFEST_PARTS_MAX, PULL_RECORD_BYTES_MAX};
 use crate::types::Digest;
 
 /// What makes a file the one that was summed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct FileIdentity {
     generation: u64,
     bytes: u64,
@@ -38,6 +38,8 @@ impl FileIdentity {
 pub struct DigestCache {
     path: PathBuf,
     entries: Mutex<BTreeMap<String, CachedSums>>,
+    /// Files, of whatever generation, that no longer read as they did when they were summed, since the start.
+    rotten: Mutex<BTreeSet<FileIdentity>>,
 }
 
 impl DigestCache {
@@ -46,7 +48,8 @@ impl DigestCache {
         let content = read_bounded(path, PULL_RECORD_BYTES_MAX as u64).unwrap_or_default();
         let entries = decode_digest_cache(&content).unwrap_or_default();
         let entries = entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
-        DigestCache { path: path.to_owned(), entries: Mutex::new(entries) }
+        let entries = Mutex::new(entries);
+        DigestCache { path: path.to_owned(), entries, rotten: Mutex::default() }
     }
 
     /// Writes the cache, so that the next start finds it.
@@ -85,10 +88,24 @@ impl DigestCache {
         self.lock().insert(name.to_owned(), entry);
     }
 
+    /// A file has rotted: a checkpoint that links it makes no snapshot. Summing it anew would bless
+    /// the rot.
+    pub(super) fn note_rotten(&self, metadata: &Metadata) {
+        self.lock_rotten().insert(FileIdentity::new(0, metadata));
+    }
+
+    pub(super) fn is_rotten(&self, metadata: &Metadata) -> bool {
+        self.lock_rotten().contains(&FileIdentity::new(0, metadata))
+    }
+
+    fn lock_rotten(&self) -> std::sync::MutexGuard<'_, BTreeSet<FileIdentity>> {
+        self.rotten.lock().expect("nobody panics with the cache in hand")
+    }
+
     /// Forgets every file that the newest checkpoint does not hold.
     pub(super) fn keep_only(&self, names: &[&str]) {
         assert!(names.len() <= MANIFEST_PARTS_MAX);
-        let names: std::collections::BTreeSet<&str> = names.iter().copied().collect();
+        let names: BTreeSet<&str> = names.iter().copied().collect();
         self.lock().retain(|name, _| names.contains(name.as_str()));
     }
 

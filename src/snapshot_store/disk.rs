@@ -212,6 +212,22 @@ impl DiskSnapshotStore {
         remove_directory(&doomed)
     }
 
+    /// Finds the files of a damaged snapshot that rotted: the live state may share them.
+    fn note_rotten(&self, id: SnapshotId, manifest: &Manifest) {
+        let parts = self.directory(id).join(PARTS_DIRECTORY);
+        for part in &manifest.parts {
+            // What cannot be read says so by itself when it is to be linked or summed.
+            let Ok(file) = open_part_file(&parts.join(&part.name)) else { continue };
+            let (Ok(sums), Ok(metadata)) = (sum_file(&file, manifest.chunk_bytes), file.metadata())
+            else {
+                continue;
+            };
+            if compare(part, &sums).is_some() {
+                self.digests.note_rotten(&metadata);
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("nobody panics with the store in hand")
     }
@@ -322,7 +338,8 @@ impl SnapshotStore for DiskSnapshotStore {
     }
 
     fn set_aside(&self, id: SnapshotId, reason: &str) -> Result<(), StoreError> {
-        self.manifest(id)?;
+        let manifest = self.manifest(id)?.manifest;
+        self.note_rotten(id, &manifest);
         let place = move_aside(&self.directory(id))
             .map_err(|cause| StoreError::io(format!("moving snapshot {id} aside"), cause))?;
         self.lock().forget(id);

@@ -265,6 +265,13 @@ fn a_rotten_block_is_found_though_live_state_and_snapshot_share_it() {
     store.set_aside(id, "rot").unwrap();
     assert_eq!(store.list(), []);
     assert!(names(root.path()).contains(&format!("damaged-0-{id}")), "its bytes stay for people");
+
+    // The next checkpoint links the same file; it must not be offered with the rot, again and again.
+    let directory = store.building_directory().unwrap();
+    fs::create_dir(&directory).unwrap();
+    fs::hard_link(&live, directory.join("000012.sst")).unwrap();
+    let error = build_manifest(&directory, build_options(2, 1), store.digests()).unwrap_err();
+    assert!(error.to_string().contains("replace this node"), "{error}");
 }
 
 #[test]
