@@ -112,7 +112,9 @@ fn channel(profile: &Profile, address: &str) -> Result<Channel, Failure> {
             Code::InvalidArgument,
             format!("the profile's certificates cannot be used: {}", causes(&error)),
         )
-        .hint("write the profile anew with `ratoon init`, or copy it from a machine where it works")
+        .hint(
+            "copy the profile from the machine that ran `ratoon init`, or from one where it works",
+        )
     })?;
     Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)

@@ -151,8 +151,8 @@ fn the_rendered_file_says_the_whole_configuration_again() {
     fs::write(directory.path().join(FILE_NAME), config.render_toml()).unwrap();
     assert_eq!(load_in(directory.path(), &[], &[]).unwrap(), config);
     assert_eq!(config.advertise.api, "[::1]:9000");
-    assert_eq!(config.advertised_hosts()[0], "::1");
-    assert!(config.advertised_hosts().contains(&"node-1.example.com".to_owned()));
+    assert_eq!(config.advertise.hosts()[0], "::1");
+    assert!(config.advertise.hosts().contains(&"node-1.example.com".to_owned()));
 }
 
 #[test]
