@@ -241,7 +241,15 @@ impl Handle {
 
     /// Prometheus text of all metrics.
     pub fn metrics(&self) -> String {
-        metrics::render(&status::local(&self.shared), &self.shared)
+        let leader_known = self.shared.published.borrow().standing.leader.is_some();
+        metrics::render(&metrics::Sources {
+            status: status::local(&self.shared),
+            leader_known,
+            ready: self.health().not_ready.is_none(),
+            block_cache_bytes: self.shared.databases.block_cache_used_bytes(),
+            memtable_bytes: self.shared.databases.memtable_used_bytes(),
+            log_syncs: self.shared.log.sync_count(),
+        })
     }
 }
 
