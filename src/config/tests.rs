@@ -166,6 +166,29 @@ fn a_node_that_listens_everywhere_advertises_an_address_somebody_can_reach() {
 }
 
 #[test]
+fn what_a_container_platform_injects_for_a_service_of_ours_keeps_no_node_from_starting() {
+    let injected = [
+        "RATOON_RAFT_SERVICE_HOST",
+        "RATOON_RAFT_SERVICE_PORT",
+        "RATOON_RAFT_SERVICE_PORT_BULK",
+        "RATOON_RAFT_PORT",
+        "RATOON_RAFT_PORT_7400_UDP",
+        "RATOON_LISTEN_PORT_7402_TCP_ADDR",
+        "RATOON_SERVICE_HOST",
+        "RATOON_PORT_7402_TCP",
+    ];
+    for name in injected {
+        load("", &[(name, "tcp://10.0.0.1:7400")], &[]).unwrap();
+        assert!(unknown_environment([name]).is_empty(), "{name} is worth no warning");
+    }
+    assert!(settings().iter().all(|setting| {
+        let name = setting.environment_name();
+        !name.contains("_PORT") && !name.contains("_SERVICE")
+    }));
+    assert!(load("", &[("RATOON_RAFT_SERVICE", "x")], &[]).is_err());
+}
+
+#[test]
 fn every_setting_has_one_name_and_a_meaning() {
     let mut names: Vec<String> = settings().iter().map(Setting::environment_name).collect();
     names.sort();
