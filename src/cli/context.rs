@@ -78,6 +78,24 @@ impl Context {
         Ok(Client::connect_with(&profile, options)?)
     }
 
+    /// Adds endpoints that the cluster told to the profile of the global flags, so that commands reach
+    /// it when the node they used so far is gone. Those that are there stay and come first: a person
+    /// may have chosen them.
+    pub fn learn_endpoints(&self, told: &[String]) -> Result<(), CliError> {
+        let directory = self.config_directory()?;
+        let mut profile = Profile::load_from(&directory, &self.global.profile)?;
+        let known = profile.endpoints.len();
+        for endpoint in told {
+            if !profile.endpoints.contains(endpoint) {
+                profile.endpoints.push(endpoint.clone());
+            }
+        }
+        if profile.endpoints.len() > known {
+            profile.save_to(&directory, &self.global.profile)?;
+        }
+        Ok(())
+    }
+
     /// The same client for calls that take a node long, and for work that should outlive an outage.
     pub fn patient(&self, client: &Client) -> Client {
         client.with_timeout(self.global.timeout.unwrap_or(PATIENCE))
@@ -116,6 +134,19 @@ impl Context {
             return Err(unreachable_nodes(&members.unreachable));
         }
         Ok(members)
+    }
+}
+
+impl Members {
+    /// Those that were reachable a moment ago and do not answer any more.
+    pub fn lose(&mut self, silent: &[NodeId]) {
+        self.reachable.retain(|member| !silent.contains(&member.id));
+        self.unreachable.extend(silent);
+    }
+
+    /// Ids of those that do not answer, for documents.
+    pub fn unreachable_ids(&self) -> Vec<u64> {
+        self.unreachable.iter().map(|node| node.0).collect()
     }
 }
 
