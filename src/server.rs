@@ -3,6 +3,9 @@
 //! Joins what config, identity, node, API and HTTP offer, and decides nothing of its own.
 
 mod failure;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -19,8 +19,8 @@ use crate::storage::StorageError;
 use crate::types::{Code, Failure};
 
 /// For what is lost or damaged on this node alone.
-const REBUILD: &str = "this node's data cannot be trusted: `ratoon node remove` it on another node, \
-                       empty its data directory, and join it again with a new token";
+const REBUILD: &str = "this node's data cannot be trusted: remove the node (`ratoon node remove ID` \
+                       with another one up), empty its data directory, join again with a new token";
 /// For a full disk.
 const MAKE_ROOM: &str = "make room on the disk and start again; nothing is to be deleted inside the \
                          data directory";
