@@ -157,3 +157,35 @@ pub fn unreachable_nodes(nodes: &[NodeId]) -> CliError {
         .hint("`ratoon status` shows which nodes answer; run it again when they do")
         .into()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_that_the_cluster_tells_come_after_those_a_person_chose_and_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let profile = Profile {
+            endpoints: vec!["balancer:443".into(), "a:7402".into()],
+            ca_pem: "ca".into(),
+            certificate_pem: "certificate".into(),
+            key_pem: "key".into(),
+        };
+        profile.save_to(directory.path(), "lab").unwrap();
+        let context = Context::new(GlobalFlags {
+            profile: "lab".into(),
+            endpoints: vec!["tunnel:1".into()],
+            json: false,
+            timeout: None,
+            stale: false,
+            config_dir: Some(directory.path().to_owned()),
+        });
+        let told = ["a:7402".to_owned(), "b:7402".to_owned()];
+        context.learn_endpoints(&told).unwrap();
+        context.learn_endpoints(&told).unwrap();
+        let learnt = Profile::load_from(directory.path(), "lab").unwrap();
+        assert_eq!(learnt.endpoints, ["balancer:443", "a:7402", "b:7402"]);
+        assert_eq!(learnt.key_pem, "key");
+    }
+}
