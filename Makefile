@@ -62,7 +62,7 @@ deny:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 	  $(CARGO) deny --locked check bans licenses sources; \
 	else \
-	  echo 'deny: cargo-deny is not installed, so licences and sources were not checked' >&2; \
+	  echo 'deny: skipped: cargo-deny is not installed, so licences and sources were not checked' >&2; \
 	fi
 
 .PHONY: fix

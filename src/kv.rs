@@ -38,6 +38,17 @@ impl Family {
     }
 }
 
+/// What kind of failure a store met; from it follows who must act.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StoreFault {
+    /// Stored bytes do not match their checksum, or contradict each other: the node is rebuilt.
+    Corrupt,
+    /// There is no room: the operator makes some and starts the node again.
+    DiskFull,
+    /// The system or the store refused in another way: the operator looks at the disk.
+    Other,
+}
+
 /// The store below failed. Halt: a node that cannot read or write its state must stop.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[error("{attempted}: {cause}")]
@@ -46,8 +57,8 @@ pub struct KvError {
     pub attempted: String,
     /// What the store said.
     pub cause: String,
-    /// The store found bytes that do not match their checksum.
-    pub corrupt: bool,
+    /// What kind of failure it is.
+    pub fault: StoreFault,
 }
 
 /// One consistent, unchanging view of the state.

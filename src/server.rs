@@ -2,32 +2,38 @@
 //!
 //! Joins what config, identity, node, API and HTTP offer, and decides nothing of its own.
 
+mod failure;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use slog::{Discard, Logger, info, o};
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Client, Profile};
+use self::failure::{of_api, of_file, of_http, of_net, of_node, of_storage};
+use crate::client::{Client, Options as ClientOptions, Profile};
 use crate::config::{Config, FILE_NAME, SnapshotMode};
-use crate::net::{
-    CertificateAuthority, Identity, NetError, NodeKey, Subject, parse_subject, probe_ca, seal,
-};
+use crate::net::{CertificateAuthority, Identity, NetError, NodeKey, probe_ca, seal};
 use crate::node::{
-    Node, NodeError, Options, RaftOptions, SnapshotOptions, create_first, create_joiner,
+    Handle, Node, Options, RaftOptions, SnapshotOptions, create_first, create_joiner,
 };
 use crate::proto::v1;
 use crate::state::Genesis;
-use crate::storage::{self, DataDir, Remedy, StorageError};
-use crate::types::{ClusterId, Code, Failure, JoinToken, Node as EnrolledNode, NodeId};
+use crate::storage::{self, DataDir};
+use crate::types::{ClusterId, Code, Failure, JoinToken, Node as EnrolledNode, NodeId, Retry};
 use crate::{api, http};
 
 /// How long a client's request may take before its outcome is given up.
 const REQUEST_TIMEOUT_MS: u64 = 10_000;
 /// How long a receiver of a snapshot may be silent before another offer is made.
 const LEASE_MS: u64 = 30_000;
+/// How long one endpoint of a token may take to admit a node before the next one is asked.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A log over this many times its soft budget is compacted past live followers.
 const LOG_HARD_FACTOR: u64 = 4;
 
@@ -51,8 +57,11 @@ pub struct Initialized {
     pub profile_path: PathBuf,
 }
 
-/// Makes a cluster of one node in `config.data`. Refused if a node lives there already.
+/// Makes a cluster of one node in `config.data`. Refused if a node lives there already, or if the
+/// profile's name is taken.
 pub async fn init(config: &Config, options: &InitOptions) -> Result<Initialized, Failure> {
+    // Before anything is created: what cannot be handed over must not be made.
+    Profile::refuse_existing(&options.config_directory, &options.profile)?;
     let data = open_data(config)?;
     let shown = config.data.display();
     if data.identity().exists() {
@@ -67,7 +76,7 @@ pub async fn init(config: &Config, options: &InitOptions) -> Result<Initialized,
     let node = NodeId(1);
     let authority = CertificateAuthority::generate(cluster).map_err(of_net)?;
     let key = NodeKey::generate().map_err(of_net)?;
-    let hosts = config.advertised_hosts();
+    let hosts = config.advertise.hosts();
     let certificate = authority.issue_node(node, &hosts, key.request_der()).map_err(of_net)?;
     let secret: [u8; 32] = rand::random();
     let identity =
@@ -80,7 +89,7 @@ pub async fn init(config: &Config, options: &InitOptions) -> Result<Initialized,
         created_unix_ms: unix_ms(),
     };
     let logger = Logger::root(Discard, o!());
-    // The identity comes last: with it the directory is a node's.
+    write_settings(config)?;
     create_first(&data, &storage_options(config), &genesis, &logger).map_err(of_node)?;
     let (certificate_pem, key_pem) = authority.issue_client("admin").map_err(of_net)?;
     let profile = Profile {
@@ -89,9 +98,17 @@ pub async fn init(config: &Config, options: &InitOptions) -> Result<Initialized,
         certificate_pem,
         key_pem,
     };
-    let profile_path = profile.save_to(&options.config_directory, &options.profile)?;
-    write_settings(config)?;
+    // Last of what is in the directory: with the identity it is a node's.
     identity.create(&data.identity()).map_err(of_net)?;
+    // And after that the profile, so that there is none of a cluster that was never made.
+    let profile_path =
+        profile.create_in(&options.config_directory, &options.profile).map_err(|failure| {
+            let hint = format!(
+                "nobody has the key to the new cluster: empty {shown} and run `ratoon init` again; {}",
+                failure.hint
+            );
+            failure.hint(hint)
+        })?;
     Ok(Initialized { cluster, node, profile_path })
 }
 
@@ -115,6 +132,7 @@ pub async fn join(config: &Config, token: &JoinToken) -> Result<NodeId, Failure>
     // Before the token is used up: a directory that cannot hold the node must not cost it.
     create_joiner(&data, &storage_options(config), &Logger::root(Discard, o!()))
         .map_err(of_node)?;
+    write_settings(config)?;
     let key = NodeKey::generate().map_err(of_net)?;
     let answer = ask_to_join(config, token, &key).await?;
     let secret = <[u8; 32]>::try_from(&answer.cluster_secret[..])
@@ -131,14 +149,14 @@ pub async fn join(config: &Config, token: &JoinToken) -> Result<NodeId, Failure>
         .filter_map(|node| node.addresses.map(|addresses| (node.id, addresses.raft)))
         .collect();
     data.save_seeds(&seeds).map_err(of_storage)?;
-    write_settings(config)?;
     // Last: with it the directory is a node's.
     identity.create(&data.identity()).map_err(of_net)?;
     Ok(identity.node())
 }
 
-/// Tries the token's endpoints until one answers. Once one has taken the request no other is asked:
-/// the token is used up.
+/// Tries the token's endpoints until one admits the node. One that can do nothing now (it has no
+/// leader, no state, or is shutting down) has not used the token, so the next one is asked; after a
+/// refusal or an unknown outcome none is.
 async fn ask_to_join(
     config: &Config,
     token: &JoinToken,
@@ -175,9 +193,14 @@ async fn ask_to_join(
             }),
             certificate_request: Bytes::copy_from_slice(key.request_der()),
         };
-        match Client::connect(&profile)?.join(request).await {
+        let options = ClientOptions {
+            timeout: JOIN_TIMEOUT,
+            attempt_timeout: JOIN_TIMEOUT,
+            ..ClientOptions::default()
+        };
+        match Client::connect_with(&profile, options)?.join(request).await {
             Ok(answer) => return Ok(answer),
-            Err(failure) if failure.code == Code::Unavailable => last = failure,
+            Err(failure) if failure.retry == Retry::Later => last = failure,
             Err(failure) => return Err(failure),
         }
     }
@@ -198,7 +221,6 @@ pub async fn start(
         ));
     }
     let identity = Identity::load(&data.identity()).map_err(of_net)?;
-    check_hosts(&identity, &config)?;
     let logger = logger.new(o!("node" => identity.node().0));
     info!(logger, "starting"; "version" => env!("CARGO_PKG_VERSION"),
         "cluster" => %identity.cluster(), "data" => %config.data.display());
@@ -212,7 +234,7 @@ pub async fn start(
     let node =
         Node::start(options, data, identity.clone(), bulk_runtime.handle(), logger.clone()).await;
     let result = match node {
-        Ok(node) => serve(node, &config, &identity, &logger, shutdown).await,
+        Ok(node) => serve(node, &config, identity, &logger, shutdown).await,
         Err(error) => Err(of_node(error)),
     };
     // Its tasks have ended with the node; a chunk still being read or written needs no waiting for.
@@ -223,11 +245,12 @@ pub async fn start(
 async fn serve(
     mut node: Node,
     config: &Config,
-    identity: &Identity,
+    identity: Identity,
     logger: &Logger,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
     let doors = CancellationToken::new();
+    let identity = certified(&node.handle(), config, identity, logger)?;
     let api_options = api::Options {
         listen: config.listen.api,
         certificate_chain_pem: identity.certificate_chain_pem(),
@@ -236,11 +259,11 @@ async fn serve(
     };
     let api = api::serve(api_options, node.handle(), logger.clone(), doors.clone())
         .await
-        .map_err(|error| Failure::new(Code::Unavailable, error.to_string()))?;
+        .map_err(of_api)?;
     let http_options = http::Options { listen: config.listen.http };
     let http = http::serve(http_options, node.handle(), logger.clone(), doors.clone())
         .await
-        .map_err(|error| Failure::new(Code::Unavailable, error.to_string()))?;
+        .map_err(of_http)?;
     info!(logger, "serving"; "api" => %api.address, "http" => %http.address);
     let (mut api_task, mut http_task) = (api.task, http.task);
     let ended = |door: &str, result: String| {
@@ -265,18 +288,35 @@ async fn serve(
     }
 }
 
-/// Clients must find the advertised host in the certificate; it is issued once, at enrolment.
-fn check_hosts(identity: &Identity, config: &Config) -> Result<(), Failure> {
-    let subject = parse_subject(identity.certificate_der()).map_err(of_net)?;
-    match subject {
-        Subject::Node { node, .. } if node == identity.node() => {}
-        _ => return Err(Failure::new(Code::Corrupt, "the identity's certificate is not a node's")),
+/// Clients trust a node only under a host that its certificate names. Where the node advertises
+/// another one than it was enrolled with, it certifies itself anew: the authority's key is in the
+/// state, and the secret that opens it in the identity.
+fn certified(
+    handle: &Handle,
+    config: &Config,
+    identity: Identity,
+    logger: &Logger,
+) -> Result<Identity, Failure> {
+    let hosts = config.advertise.hosts();
+    let missing = identity.hosts_missing(&hosts).map_err(of_net)?;
+    if missing.is_empty() {
+        return Ok(identity);
     }
-    if config.advertise.raft.is_empty() || config.advertise.api.is_empty() {
-        return Err(Failure::new(Code::InvalidArgument, "the advertised addresses are empty")
-            .hint(format!("set them in {FILE_NAME}")));
-    }
-    Ok(())
+    let certificate = handle.certify(&hosts).map_err(|failure| match failure.code {
+        Code::NotReady => Failure::new(
+            Code::InvalidArgument,
+            format!("this node's certificate does not name {}", missing.join(", ")),
+        )
+        .hint(
+            "start it with the addresses it was enrolled with until `ratoon status` shows its \
+             state; from then on it certifies itself for new ones",
+        ),
+        _ => failure,
+    })?;
+    let identity = identity.with_certificate(&certificate).map_err(of_net)?;
+    identity.store_certificate(&config.data.join("identity")).map_err(of_net)?;
+    info!(logger, "certified anew, for other hosts"; "hosts" => ?hosts);
+    Ok(identity)
 }
 
 fn node_options(config: &Config, data: &DataDir) -> Result<Options, Failure> {
@@ -331,46 +371,9 @@ fn open_data(config: &Config) -> Result<Arc<DataDir>, Failure> {
 fn write_settings(config: &Config) -> Result<(), Failure> {
     let path = config.data.join(FILE_NAME);
     std::fs::write(&path, config.render_toml())
-        .map_err(|e| Failure::new(Code::Internal, format!("writing {}: {e}", path.display())))
+        .map_err(|error| of_file(&format!("writing {}", path.display()), &error))
 }
 
 fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
-fn of_net(error: NetError) -> Failure {
-    Failure::new(error.code(), error.to_string())
-}
-
-fn of_storage(error: StorageError) -> Failure {
-    let code = match &error {
-        // What was there once and is gone is lost like what is damaged.
-        StorageError::Corrupt { .. } | StorageError::Missing { .. } => Code::Corrupt,
-        StorageError::DiskFull { .. } => Code::DiskFull,
-        StorageError::Exists { .. } => Code::AlreadyExists,
-        _ if error.remedy() == Remedy::Retry => Code::Unavailable,
-        _ => Code::Internal,
-    };
-    let hint = match code {
-        Code::Corrupt => {
-            "this node's data cannot be trusted: remove the node, empty its directory, join again"
-        }
-        Code::DiskFull => "make room on the disk and start again",
-        _ if matches!(error, StorageError::InUse { .. }) => {
-            "stop the node that runs there, or name another directory"
-        }
-        _ => "",
-    };
-    Failure::new(code, error.to_string()).hint(hint)
-}
-
-fn of_node(error: NodeError) -> Failure {
-    match error {
-        NodeError::Storage(error) => of_storage(error),
-        NodeError::Net(error) => of_net(error),
-        NodeError::Kv(error) if error.corrupt => Failure::new(Code::Corrupt, error.to_string()),
-        NodeError::Removed => Failure::new(Code::MembershipRefused, error.to_string())
-            .hint("empty its data directory and join it again with a new token"),
-        other => Failure::new(Code::Internal, other.to_string()).hint("see the log above"),
-    }
 }

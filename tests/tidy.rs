@@ -69,5 +69,8 @@ fn documents_name_only_what_exists() {
         let table = table.expect("the table of settings is in src/config/settings.rs");
         found.extend(documents::check_settings(page("docs/operating/settings.md"), table));
     }
+    let metrics = files.iter().find(|file| file.path == "src/node/metrics.rs");
+    let metrics = metrics.expect("the metrics are made in src/node/metrics.rs");
+    found.extend(documents::check_metrics(page("docs/operating/metrics.md"), metrics));
     assert_none(&found);
 }

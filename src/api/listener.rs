@@ -4,21 +4,17 @@
 //! flood. A silent one is closed after a while, so that none is held by who never speaks. Knows nothing of TLS or gRPC.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use slog::{Logger, debug, warn};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, Sleep};
+use tokio::net::TcpListener;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::limits;
+use crate::net::IdleStream;
 
 /// After a failed accept (no file descriptors, say) the listener rests this long.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -33,7 +29,7 @@ struct Counts {
 }
 
 /// One connection's place among those that may be open; given back when dropped.
-struct Place {
+pub(super) struct Place {
     counts: Arc<Mutex<Counts>>,
     address: IpAddr,
 }
@@ -95,72 +91,19 @@ async fn accept(listener: &TcpListener, counts: &Arc<Mutex<Counts>>, logger: &Lo
             // It only costs latency; a connection that is already dead will say so when read.
             debug!(logger, "no TCP_NODELAY"; "error" => error.to_string());
         }
-        let silence = Box::pin(tokio::time::sleep(IDLE));
-        return Admitted { stream, from, silence, _place: place };
+        return IdleStream::new(stream, IDLE, place);
     }
 }
 
 /// A TCP connection that counts among those open.
-pub(super) struct Admitted {
-    stream: TcpStream,
-    from: SocketAddr,
-    /// Runs out when nothing was read for too long.
-    silence: Pin<Box<Sleep>>,
-    _place: Place,
-}
+pub(super) type Admitted = IdleStream<Place>;
 
 impl Connected for Admitted {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        TcpConnectInfo { local_addr: self.stream.local_addr().ok(), remote_addr: Some(self.from) }
-    }
-}
-
-impl AsyncRead for Admitted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(context, buffer) {
-            self.silence.as_mut().reset(Instant::now() + IDLE);
-            return Poll::Ready(read);
-        }
-        match self.silence.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-impl AsyncWrite for Admitted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let tcp = self.tcp();
+        TcpConnectInfo { local_addr: tcp.local_addr().ok(), remote_addr: tcp.peer_addr().ok() }
     }
 }
 

@@ -20,7 +20,7 @@ use super::{ApiError, Options, health, listener};
 use crate::limits;
 use crate::node::Health;
 use crate::proto::v1;
-use crate::types::ClusterId;
+use crate::types::{ClusterId, causes};
 
 /// Requests under way at shutdown are given this long.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -81,18 +81,7 @@ pub(super) async fn serve_routes(
 }
 
 fn stopped(ended: Result<(), tonic::transport::Error>) -> Result<(), ApiError> {
-    ended.map_err(|error| ApiError::Stopped(chain(&error)))
-}
-
-/// An error with its causes: the outermost one of the transport says only 'transport error'.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
+    ended.map_err(|error| ApiError::Stopped(causes(&error)))
 }
 
 fn builder(options: &Options) -> Result<TonicServer, ApiError> {
@@ -112,7 +101,7 @@ fn builder(options: &Options) -> Result<TonicServer, ApiError> {
         .timeout(Duration::from_millis(limits::API_HANDSHAKE_MS_MAX));
     Ok(TonicServer::builder()
         .tls_config(tls)
-        .map_err(|error| ApiError::Identity(chain(&error)))?
+        .map_err(|error| ApiError::Identity(causes(&error)))?
         .max_concurrent_streams(limits::API_STREAMS_PER_CONNECTION_MAX)
         .http2_max_header_list_size(limits::API_HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))

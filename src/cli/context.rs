@@ -78,6 +78,24 @@ impl Context {
         Ok(Client::connect_with(&profile, options)?)
     }
 
+    /// Adds endpoints that the cluster told to the profile of the global flags, so that commands reach
+    /// it when the node they used so far is gone. Those that are there stay and come first: a person
+    /// may have chosen them.
+    pub fn learn_endpoints(&self, told: &[String]) -> Result<(), CliError> {
+        let directory = self.config_directory()?;
+        let mut profile = Profile::load_from(&directory, &self.global.profile)?;
+        let known = profile.endpoints.len();
+        for endpoint in told {
+            if !profile.endpoints.contains(endpoint) {
+                profile.endpoints.push(endpoint.clone());
+            }
+        }
+        if profile.endpoints.len() > known {
+            profile.save_to(&directory, &self.global.profile)?;
+        }
+        Ok(())
+    }
+
     /// The same client for calls that take a node long, and for work that should outlive an outage.
     pub fn patient(&self, client: &Client) -> Client {
         client.with_timeout(self.global.timeout.unwrap_or(PATIENCE))
@@ -119,10 +137,55 @@ impl Context {
     }
 }
 
+impl Members {
+    /// Those that were reachable a moment ago and do not answer any more.
+    pub fn lose(&mut self, silent: &[NodeId]) {
+        self.reachable.retain(|member| !silent.contains(&member.id));
+        self.unreachable.extend(silent);
+    }
+
+    /// Ids of those that do not answer, for documents.
+    pub fn unreachable_ids(&self) -> Vec<u64> {
+        self.unreachable.iter().map(|node| node.0).collect()
+    }
+}
+
 /// The error when nodes that should have been asked did not answer.
 pub fn unreachable_nodes(nodes: &[NodeId]) -> CliError {
     let names: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
     Failure::new(Code::Unavailable, format!("no answer from node {}", names.join(", ")))
         .hint("`ratoon status` shows which nodes answer; run it again when they do")
         .into()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_that_the_cluster_tells_come_after_those_a_person_chose_and_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let profile = Profile {
+            endpoints: vec!["balancer:443".into(), "a:7402".into()],
+            ca_pem: "ca".into(),
+            certificate_pem: "certificate".into(),
+            key_pem: "key".into(),
+        };
+        profile.save_to(directory.path(), "lab").unwrap();
+        let context = Context::new(GlobalFlags {
+            profile: "lab".into(),
+            endpoints: vec!["tunnel:1".into()],
+            json: false,
+            timeout: None,
+            stale: false,
+            config_dir: Some(directory.path().to_owned()),
+        });
+        let told = ["a:7402".to_owned(), "b:7402".to_owned()];
+        context.learn_endpoints(&told).unwrap();
+        context.learn_endpoints(&told).unwrap();
+        let learnt = Profile::load_from(directory.path(), "lab").unwrap();
+        assert_eq!(learnt.endpoints, ["balancer:443", "a:7402", "b:7402"]);
+        assert_eq!(learnt.key_pem, "key");
+    }
 }

@@ -15,7 +15,8 @@ Starts three nodes as processes in a temporary directory, imports real data, and
 over a link that is cut, while the receiver and the leader are killed and a writer and a reader go
 on. Then a fifth joins undisturbed. Ends with a table of what was measured.
 
-Exit code 1: something was lost, differed, or was sent again too often.
+Exit code 1: something was lost, differed, or was sent again too often. Then, and after an error,
+the nodes' logs and data are kept, and it says where. Ctrl-C ends all nodes, with --keep too.
 
 Examples:
   ratoon demo

@@ -178,6 +178,7 @@ pub fn exit_code(failure: &Failure) -> u8 {
         | Code::WrongCluster
         | Code::Unauthenticated
         | Code::MembershipRefused
+        | Code::LocalFault
         | Code::Corrupt => EXIT_REFUSED,
         Code::NotCaughtUp
         | Code::MembershipBusy

@@ -12,7 +12,7 @@ const EXAMPLES: &str = "\
 Makes the data directory with the node's identity, the cluster's CA, an empty state and
 ratoon.toml, and a profile with a client certificate, so that commands on this machine reach the
 cluster. --profile names the profile, --config-dir (or --profile-dir) says where it goes.
-Refused if the directory holds a node already.
+Refused if the directory holds a node already, or there is a profile of that name.
 
 Examples:
   ratoon init --data /var/lib/ratoon --advertise-raft node1:7400 \\

@@ -26,7 +26,6 @@ mod namespace;
 mod node;
 mod node_flags;
 mod output;
-mod pages;
 mod parse;
 mod profile;
 mod progress;
@@ -120,7 +119,7 @@ fn usage_report(error: &clap::Error) -> ErrorReport {
 fn run_verb(context: &Context, verb: Verb) -> Result<(), CliError> {
     if context.global.stale && !verb.reads() {
         return Err(CliError::usage(
-            "--stale is for reads: get, scan, export, and list and describe of collections",
+            "--stale is for reads: get, scan, export, namespace list, collection list and describe",
             "leave it away",
         ));
     }

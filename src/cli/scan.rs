@@ -9,7 +9,6 @@ use serde_json::json;
 use super::context::Context;
 use super::failure::CliError;
 use super::get::record_document;
-use super::pages::Pages;
 use super::parse::{self, Address};
 use super::text;
 use crate::types::{Record, ScanOptions};
@@ -66,8 +65,8 @@ pub async fn run(context: &Context, arguments: Arguments) -> Result<(), CliError
         limit: 0,
     };
     let client = context.client(&arguments.target)?;
-    let collection = arguments.target.collection.clone();
-    let mut pages = Pages::new(client, collection, options, context.consistency());
+    let collection = &arguments.target.collection;
+    let mut pages = client.scan_pages(collection, options, context.consistency());
     let mut left = arguments.limit.unwrap_or(u64::MAX);
     while let Some(page) = pages.next(left).await? {
         let mut lines = String::new();

@@ -11,6 +11,7 @@ use super::{parse, text};
 
 const EXAMPLES: &str = "\
 The token is good for one machine and says where the cluster is. Keep it as you keep a password.
+The nodes that the cluster has by now are added to the profile's endpoints.
 
 Examples:
   ratoon token create
@@ -40,6 +41,10 @@ pub async fn run(context: &Context, verb: Verb) -> Result<(), CliError> {
     let Verb::Create(arguments) = verb;
     let ttl_ms = u64::try_from(arguments.ttl.as_millis()).unwrap_or(u64::MAX);
     let created = context.default_client()?.create_token(ttl_ms, arguments.learner).await?;
+    if let Err(error) = context.learn_endpoints(&created.endpoints) {
+        // The token is good whatever becomes of the profile.
+        context.output.note(&format!("the profile's endpoints stay as they were: {error}"));
+    }
     let command = join_command(&created.token);
     let document = json!({
         "token": created.token,

@@ -30,6 +30,7 @@ pub fn status_document(status: &v1::StatusResponse) -> Value {
         "leader": status.leader,
         "nodes": status.nodes.iter().map(node_status).collect::<Vec<_>>(),
         "transfers": transfers_of(status).into_iter().map(transfer).collect::<Vec<_>>(),
+        "pins": pins_of(status).iter().map(pin).collect::<Vec<_>>(),
     })
 }
 
@@ -54,10 +55,11 @@ fn node_status(node: &v1::NodeStatus) -> Value {
         "elections": node.elections,
         "resident_bytes": node.resident_bytes,
         "resident_peak_bytes": node.resident_peak_bytes,
+        "free_bytes": node.free_bytes,
     })
 }
 
-/// The whole status as text: the cluster, its nodes, and every transfer under way.
+/// The whole status as text: the cluster, its nodes, every transfer under way, and the pins.
 pub fn status_text(status: &v1::StatusResponse) -> String {
     let leader = match status.leader {
         0 => "none is known".to_owned(),
@@ -69,11 +71,24 @@ pub fn status_text(status: &v1::StatusResponse) -> String {
         String::new(),
         nodes_table(status),
     ];
-    let mut transfers = transfers_of(status);
-    transfers.retain(|transfer| transfer.finished_unix_ms == 0);
-    if !transfers.is_empty() {
+    let (under_way, finished): (Vec<_>, Vec<_>) =
+        transfers_of(status).into_iter().partition(|transfer| transfer.finished_unix_ms == 0);
+    if !under_way.is_empty() {
         lines.push(String::new());
-        lines.push(transfers_text(&transfers));
+        lines.push(transfers_text(&under_way));
+    }
+    let pins = pins_of(status);
+    if !pins.is_empty() {
+        lines.push(String::new());
+        lines.extend(pins.iter().map(pin_text));
+    }
+    if !finished.is_empty() {
+        lines.push(String::new());
+        let shown = "shown by `ratoon transfer list`";
+        lines.push(match finished.len() {
+            1 => format!("1 finished transfer, {shown}"),
+            many => format!("{many} finished transfers, {shown}"),
+        });
     }
     lines.join("\n")
 }
@@ -108,16 +123,40 @@ fn nodes_table(status: &v1::StatusResponse) -> String {
     text::table(&header, &[0], rows.collect())
 }
 
-/// Every transfer that any node tells of, each once.
+/// Every transfer, by receiver; each is told by its receiver alone.
 fn transfers_of(status: &v1::StatusResponse) -> Vec<&v1::Transfer> {
     let mut transfers: Vec<&v1::Transfer> =
         status.nodes.iter().flat_map(|node| &node.transfers).collect();
     transfers.sort_by_key(|transfer| (transfer.receiver, transfer.started_unix_ms));
-    transfers.dedup_by(|a, b| {
-        (a.receiver, a.started_unix_ms, &a.snapshot_id)
-            == (b.receiver, b.started_unix_ms, &b.snapshot_id)
-    });
     transfers
+}
+
+/// The pins as the node has them that has applied most: they are replicated.
+fn pins_of(status: &v1::StatusResponse) -> &[v1::Pin] {
+    let newest = status.nodes.iter().max_by_key(|node| node.applied_index);
+    newest.map_or(&[], |node| &node.pins)
+}
+
+fn pin(pin: &v1::Pin) -> Value {
+    json!({
+        "receiver": pin.receiver,
+        "index": pin.index,
+        "snapshot_id": pin.snapshot_id,
+        "source": pin.source,
+        "age_ms": pin.age_ms,
+    })
+}
+
+fn pin_text(pin: &v1::Pin) -> String {
+    let snapshot = match pin.snapshot_id.get(..12) {
+        Some(id) => format!("snapshot {id} on node {}", pin.source),
+        None => "no snapshot yet".to_owned(),
+    };
+    let age = text::seconds(pin.age_ms);
+    format!(
+        "pin       for node {}: the log above index {}, {snapshot}; renewed {age} ago",
+        pin.receiver, pin.index
+    )
 }
 
 /// A transfer as a document.
@@ -356,11 +395,20 @@ mod tests {
             started_unix_ms: 5,
             ..Default::default()
         };
+        let pin = v1::Pin {
+            receiver: 4,
+            index: 12,
+            snapshot_id: "ab".repeat(32),
+            source: 1,
+            age_ms: 3_000,
+        };
         let node = |id, reachable| v1::NodeStatus {
             id,
             reachable,
             role: v1::NodeRole::Follower.into(),
-            transfers: vec![transfer.clone()],
+            transfers: if id == 4 { vec![transfer.clone()] } else { Vec::new() },
+            pins: if id == 4 { Vec::new() } else { vec![pin.clone()] },
+            applied_index: 20 - id,
             matched_index: 9,
             ..Default::default()
         };
@@ -372,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_shows_each_transfer_once_with_its_waste_and_its_stall() {
+    fn the_status_shows_each_transfer_with_its_waste_its_stall_and_its_pin() {
         let text = status_text(&status());
         assert_eq!(text.matches("transfer  node 1 -> node 4  Pulling").count(), 1, "{text}");
         for expected in [
@@ -380,9 +428,15 @@ mod tests {
             "resumes 2 (last from 40.00 MiB), re-sent 1.00 MiB",
             "stalled: the source is silent",
             "unreachable, matched 9",
+            "pin       for node 4: the log above index 12, snapshot abababababab on node 1; renewed 3s",
         ] {
             assert!(text.contains(expected), "{expected} is missing in\n{text}");
         }
+        let mut done = status();
+        done.nodes[1].transfers[0].finished_unix_ms = 9;
+        let text = status_text(&done);
+        assert!(text.contains("1 finished transfer, shown by `ratoon transfer list`"), "{text}");
+        assert!(!text.contains("transfer  node 1"), "{text}");
     }
 
     #[test]
@@ -390,6 +444,7 @@ mod tests {
         let document = status_document(&status());
         assert_eq!(document["transfers"].as_array().unwrap().len(), 1);
         assert_eq!(document["transfers"][0]["done_bytes"], 50 << 20);
+        assert_eq!(document["pins"][0]["age_ms"], 3_000);
         assert_eq!(document["nodes"][0]["role"], "follower");
         let idle = transfer(&v1::Transfer::default());
         assert!(idle["eta_ms"].is_null());

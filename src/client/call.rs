@@ -12,9 +12,9 @@ use tonic::transport::Channel;
 use tonic::{ConnectError, Request, Response, Status};
 
 use super::Client;
-use super::endpoints::{Choice, causes};
+use super::endpoints::Choice;
 use crate::proto::status::failure_in_status;
-use crate::types::{Code, Failure, Retry};
+use crate::types::{Code, Failure, Retry, causes};
 
 /// First pause after every endpoint has failed once; doubles from there.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);

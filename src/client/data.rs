@@ -9,8 +9,8 @@ use futures::stream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::Client;
 use super::call::Kind;
+use super::{Client, Pages};
 use crate::limits;
 use crate::proto::public::{
     collection_to, consistency_to, page_from, record_from, scan_to, session_to, write_to,
@@ -215,18 +215,22 @@ impl Client {
         options: ScanOptions,
         consistency: Consistency,
     ) -> impl Stream<Item = Result<Record, Failure>> + Send + 'static {
-        let scan = Scan {
-            client: self.clone(),
-            collection: collection.clone(),
-            left: (options.limit > 0).then_some(options.limit as usize),
-            options,
-            consistency,
-            page: Vec::new().into_iter(),
-            ended: false,
-        };
+        let left = (options.limit > 0).then_some(u64::from(options.limit));
+        let pages = self.scan_pages(collection, options, consistency);
+        let scan = Scan { pages, left, page: Vec::new().into_iter() };
         stream::try_unfold(scan, |mut scan| async move {
             Ok(scan.next().await?.map(|record| (record, scan)))
         })
+    }
+
+    /// The same, page by page; the limit counts for nothing.
+    pub fn scan_pages(
+        &self,
+        collection: &CollectionName,
+        options: ScanOptions,
+        consistency: Consistency,
+    ) -> Pages {
+        Pages::new(self.clone(), collection.clone(), options, consistency)
     }
 
     /// Runs one write in a session, opening one if need be. `message` builds the request for a
@@ -293,47 +297,24 @@ impl Client {
 
 /// A scan under way.
 struct Scan {
-    client: Client,
-    collection: CollectionName,
-    options: ScanOptions,
-    consistency: Consistency,
+    pages: Pages,
     /// Records still wanted; None: all.
-    left: Option<usize>,
+    left: Option<u64>,
     /// What is left of the present page.
     page: std::vec::IntoIter<Record>,
-    /// The last page has been fetched.
-    ended: bool,
 }
 
 impl Scan {
     async fn next(&mut self) -> Result<Option<Record>, Failure> {
         loop {
-            if self.left == Some(0) {
-                return Ok(None);
-            }
             if let Some(record) = self.page.next() {
                 self.left = self.left.map(|left| left - 1);
                 return Ok(Some(record));
             }
-            if self.ended {
-                return Ok(None);
+            match self.pages.next(self.left.unwrap_or(u64::MAX)).await? {
+                Some(page) => self.page = page.records.into_iter(),
+                None => return Ok(None),
             }
-            self.fetch().await?;
         }
-    }
-
-    async fn fetch(&mut self) -> Result<(), Failure> {
-        let page_max = limits::SCAN_PAGE_RECORDS_MAX;
-        let wanted = self.left.map_or(0, |left| left.min(page_max));
-        self.options.limit = u32::try_from(wanted).expect("a page's limit fits 32 bits");
-        let page = self.client.scan(&self.collection, &self.options, self.consistency).await?;
-        if let Consistency::Stale { min_index } = &mut self.consistency {
-            // The next page may come from another node, which must have caught up with this one.
-            *min_index = page.index.max(*min_index);
-        }
-        self.ended = page.cursor.is_empty();
-        self.options.cursor = page.cursor;
-        self.page = page.records.into_iter();
-        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use super::Profile;
 use crate::limits;
 use crate::proto::public::check_address;
-use crate::types::{Code, Failure};
+use crate::types::{Code, Failure, causes};
 
 /// A node that does not take a connection within this time is left for another.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -112,7 +112,9 @@ fn channel(profile: &Profile, address: &str) -> Result<Channel, Failure> {
             Code::InvalidArgument,
             format!("the profile's certificates cannot be used: {}", causes(&error)),
         )
-        .hint("write the profile anew with `ratoon init`, or copy it from a machine where it works")
+        .hint(
+            "copy the profile from the machine that ran `ratoon init`, or from one where it works",
+        )
     })?;
     Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
@@ -121,18 +123,4 @@ fn channel(profile: &Profile, address: &str) -> Result<Channel, Failure> {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .connect_lazy())
-}
-
-/// An error and what caused it, as one line: the transport's outermost error says next to nothing.
-pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.ends_with(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
 }

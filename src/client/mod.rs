@@ -8,6 +8,7 @@ mod administration;
 mod call;
 mod data;
 mod endpoints;
+mod pages;
 mod profile;
 mod session;
 
@@ -23,6 +24,7 @@ use self::endpoints::Endpoints;
 use self::session::Sessions;
 
 pub use data::Written;
+pub use pages::Pages;
 pub use profile::Profile;
 
 /// How long a client tries, and how much at once.

@@ -60,16 +60,6 @@ impl Profile {
         Ok(PathBuf::from(home).join(".config/ratoon"))
     }
 
-    /// Reads the profile `name` from the usual directory.
-    pub fn load(name: &str) -> Result<Profile, Failure> {
-        Profile::load_from(&Profile::config_directory()?, name)
-    }
-
-    /// Writes it as `name` to the usual directory; answers with the file.
-    pub fn save(&self, name: &str) -> Result<PathBuf, Failure> {
-        self.save_to(&Profile::config_directory()?, name)
-    }
-
     /// Reads the profile `name` below `config_directory`.
     pub fn load_from(config_directory: &Path, name: &str) -> Result<Profile, Failure> {
         let path = path(config_directory, name)?;
@@ -79,7 +69,8 @@ impl Profile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(refused(
                     format!("there is no profile {name:?} ({shown})"),
-                    "`ratoon profile list` shows those there are; `ratoon init` writes `default`",
+                    "`ratoon profile list` shows those there are; to reach a cluster that runs, copy \
+                     the profile from the machine that ran `ratoon init`",
                 ));
             }
             Err(error) => return Err(unreadable(&path, &error)),
@@ -111,16 +102,38 @@ impl Profile {
     /// answers with the file.
     pub fn save_to(&self, config_directory: &Path, name: &str) -> Result<PathBuf, Failure> {
         let path = path(config_directory, name)?;
-        let text = toml::to_string(self).map_err(|error| {
-            Failure::new(Code::Internal, format!("the profile cannot be written as TOML: {error}"))
-        })?;
-        write_private(&path, text.as_bytes()).map_err(|error| {
-            refused(
-                format!("the profile {} cannot be written: {error}", path.display()),
-                "check the directory's permissions, or set RATOON_CONFIG_DIR to another one",
-            )
-        })?;
+        write_private(&path, self.to_toml()?.as_bytes(), put_over)
+            .map_err(|error| unwritable(&path, &error))?;
         Ok(path)
+    }
+
+    /// The same for a new profile: one of that name is left as it is, since it may hold the only key
+    /// to another cluster, and `AlreadyExists` is the answer.
+    pub fn create_in(&self, config_directory: &Path, name: &str) -> Result<PathBuf, Failure> {
+        let path = path(config_directory, name)?;
+        write_private(&path, self.to_toml()?.as_bytes(), put_beside).map_err(
+            |error| match error.kind() {
+                io::ErrorKind::AlreadyExists => taken(name, &path),
+                _ => unwritable(&path, &error),
+            },
+        )?;
+        Ok(path)
+    }
+
+    /// Refuses with `AlreadyExists` if there is a profile `name` below `config_directory`.
+    pub fn refuse_existing(config_directory: &Path, name: &str) -> Result<(), Failure> {
+        let path = path(config_directory, name)?;
+        match fs::symlink_metadata(&path) {
+            Ok(_) => Err(taken(name, &path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(unreadable(&path, &error)),
+        }
+    }
+
+    fn to_toml(&self) -> Result<String, Failure> {
+        toml::to_string(self).map_err(|error| {
+            Failure::new(Code::Internal, format!("the profile cannot be written as TOML: {error}"))
+        })
     }
 
     /// Names of the profiles below `config_directory`, sorted.
@@ -143,11 +156,6 @@ impl Profile {
         names.sort();
         Ok(names)
     }
-
-    /// Names of the profiles in the usual directory, sorted.
-    pub fn list() -> Result<Vec<String>, Failure> {
-        Profile::list_in(&Profile::config_directory()?)
-    }
 }
 
 /// A profile's name is a plain name, so that it is a safe file name too.
@@ -160,12 +168,29 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
     refused(format!("{} cannot be read: {error}", path.display()), "check the file's permissions")
 }
 
-/// Replaces `path` whole or not at all: temporary file, fsync, rename, fsync of the directory.
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    refused(
+        format!("the profile {} cannot be written: {error}", path.display()),
+        "check the directory's permissions, or set RATOON_CONFIG_DIR to another one",
+    )
+}
+
+fn taken(name: &str, path: &Path) -> Failure {
+    let message = format!("there is a profile {name:?} already ({})", path.display());
+    Failure::new(Code::AlreadyExists, message)
+        .hint("it may hold the only key to another cluster; name a new one with --profile NAME")
+}
+
+/// Writes `path` whole or not at all: temporary file, fsync, `place`, fsync of the directory.
+fn write_private(
+    path: &Path,
+    bytes: &[u8],
+    place: fn(&Path, &Path) -> io::Result<()>,
+) -> io::Result<()> {
     let directory = path.parent().expect("a profile's path has a directory");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let temporary = path.with_extension(format!("toml.{}.tmp", std::process::id()));
-    let written = write_and_rename(&temporary, path, bytes);
+    let written = write_durably(&temporary, bytes).and_then(|()| place(&temporary, path));
     if written.is_err() {
         // The first error is the one that matters; a leftover temporary file is replaced next time.
         let _left_over = fs::remove_file(&temporary);
@@ -174,14 +199,24 @@ fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::File::open(directory)?.sync_all()
 }
 
-fn write_and_rename(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_durably(temporary: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
     // The mode above counts only for a new file; a leftover may be open to others.
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(bytes)?;
-    file.sync_all()?;
+    file.sync_all()
+}
+
+/// Puts the temporary file in the place of whatever is there.
+fn put_over(temporary: &Path, path: &Path) -> io::Result<()> {
     fs::rename(temporary, path)
+}
+
+/// Puts it there only if there is nothing: unlike a rename, a link replaces no file.
+fn put_beside(temporary: &Path, path: &Path) -> io::Result<()> {
+    fs::hard_link(temporary, path)?;
+    fs::remove_file(temporary)
 }
 
 #[cfg(test)]
@@ -213,6 +248,29 @@ mod tests {
         changed.save_to(directory.path(), "default").unwrap();
         assert_eq!(Profile::load_from(directory.path(), "default").unwrap(), changed);
         assert_eq!(Profile::list_in(directory.path()).unwrap(), ["default"]);
+    }
+
+    #[test]
+    fn a_new_profile_never_takes_the_place_of_another() {
+        let directory = tempfile::tempdir().unwrap();
+        Profile::refuse_existing(directory.path(), "default").unwrap();
+        let path = profile().create_in(directory.path(), "default").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let mut other = profile();
+        other.key_pem.clear();
+        for failure in [
+            Profile::refuse_existing(directory.path(), "default").unwrap_err(),
+            other.create_in(directory.path(), "default").unwrap_err(),
+        ] {
+            assert_eq!(failure.code, Code::AlreadyExists);
+            assert!(failure.hint.contains("--profile NAME"), "{}", failure.hint);
+        }
+        assert_eq!(Profile::load_from(directory.path(), "default").unwrap(), profile());
+        assert_eq!(
+            fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "nothing is left over"
+        );
     }
 
     #[test]

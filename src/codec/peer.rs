@@ -18,10 +18,8 @@ const EMBEDDED_FIELD_BYTES_MAX: usize = EMBEDDED_BYTES_MAX + 2 * MIB;
 const STATUS_FIELD: u32 = 3;
 /// Field number of `NodeStatus.transfers`.
 const TRANSFERS_FIELD: u32 = 16;
-/// Field number of `PeerResponse.nodes`.
-const NODES_FIELD: u32 = 5;
-/// Field number of `ListNodesResponse.nodes`.
-const LISTED_FIELD: u32 = 1;
+/// Field number of `NodeStatus.pins`.
+const PINS_FIELD: u32 = 20;
 
 /// One frame of a one-way stream.
 pub fn encode_envelope(envelope: &Envelope) -> Bytes {
@@ -60,8 +58,8 @@ pub fn encode_answer(answer: &PeerResponse) -> Bytes {
 /// The answer to a call.
 pub fn decode_answer(bytes: Bytes) -> Result<PeerResponse, DecodeError> {
     const WHAT: &str = "an answer";
-    bound(WHAT, &bytes, &[NODES_FIELD], LISTED_FIELD, NODES_MAX)?;
     bound(WHAT, &bytes, &[STATUS_FIELD], TRANSFERS_FIELD, NODES_MAX)?;
+    bound(WHAT, &bytes, &[STATUS_FIELD], PINS_FIELD, NODES_MAX)?;
     PeerResponse::decode(bytes).map_err(|e| DecodeError::malformed(WHAT, e.to_string()))
 }
 
@@ -107,15 +105,18 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_with_more_nodes_than_a_cluster_has_is_refused() {
-        let answer = |nodes: usize| PeerResponse {
+    fn an_answer_with_more_pulls_or_pins_than_a_cluster_has_nodes_is_refused() {
+        let answer = |transfers: usize, pins: usize| PeerResponse {
             failure: None,
-            body: Some(peer_response::Body::Nodes(v1::ListNodesResponse {
-                nodes: vec![v1::Node::default(); nodes],
+            body: Some(peer_response::Body::Status(v1::NodeStatus {
+                transfers: vec![v1::Transfer::default(); transfers],
+                pins: vec![v1::Pin::default(); pins],
+                ..v1::NodeStatus::default()
             })),
         };
-        assert!(decode_answer(encode_answer(&answer(NODES_MAX))).is_ok());
-        assert!(decode_answer(encode_answer(&answer(NODES_MAX + 1))).is_err());
+        assert!(decode_answer(encode_answer(&answer(NODES_MAX, NODES_MAX))).is_ok());
+        assert!(decode_answer(encode_answer(&answer(NODES_MAX + 1, 0))).is_err());
+        assert!(decode_answer(encode_answer(&answer(0, NODES_MAX + 1))).is_err());
     }
 
     #[test]

@@ -118,8 +118,7 @@ fn apply(config: &mut Config, origin: &str, key: &str, text: &str) -> Result<(),
 }
 
 /// Applies one variable. A name that begins like a section of ours but is no setting is an error;
-/// other `RATOON_*` names are left alone, because container platforms inject names like
-/// `RATOON_PORT_7402_TCP` for a service called ratoon.
+/// other `RATOON_*` names are left alone.
 fn apply_environment(config: &mut Config, name: &str, value: &str) -> Result<(), ConfigError> {
     match classify(name) {
         Variable::Setting(setting) => (setting.set)(config, value)
@@ -152,9 +151,24 @@ fn classify(name: &str) -> Variable {
     if let Some(setting) = settings().iter().find(|setting| setting.environment_name() == name) {
         return Variable::Setting(setting);
     }
+    if is_injected(rest) {
+        return Variable::Foreign;
+    }
     let section = rest.split('_').next().unwrap_or_default().to_lowercase();
     let known = settings().iter().any(|setting| setting.key.split('.').next() == Some(&section));
     if known { Variable::Mistyped } else { Variable::Unknown }
+}
+
+/// Whether a name without its prefix is one that Kubernetes, and Docker's links, give to the
+/// containers beside a service: `RATOON_RAFT_SERVICE_HOST`, `RATOON_PORT_7402_TCP_ADDR`,
+/// `RATOON_API_PORT`. A service called ratoon-raft must not keep a node from starting, and no setting
+/// looks like this.
+fn is_injected(rest: &str) -> bool {
+    let name = format!("_{rest}");
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.contains("_PORT_")
+        || name.ends_with("_PORT")
 }
 
 /// Names among `environment` that begin with `RATOON_` and mean nothing to a node: worth a warning.

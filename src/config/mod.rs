@@ -237,21 +237,4 @@ impl Config {
     pub fn render_toml(&self) -> String {
         load::render(self)
     }
-
-    /// Hosts that the node's API certificate must carry: those of the advertised API address, and
-    /// of the raft address where it differs.
-    pub fn advertised_hosts(&self) -> Vec<String> {
-        let host = |address: &str| {
-            let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-            host.trim_matches(['[', ']']).to_owned()
-        };
-        let mut hosts = vec![host(&self.advertise.api)];
-        for address in [&self.advertise.raft, &self.advertise.bulk] {
-            let host = host(address);
-            if !hosts.contains(&host) {
-                hosts.push(host);
-            }
-        }
-        hosts
-    }
 }

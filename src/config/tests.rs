@@ -151,8 +151,8 @@ fn the_rendered_file_says_the_whole_configuration_again() {
     fs::write(directory.path().join(FILE_NAME), config.render_toml()).unwrap();
     assert_eq!(load_in(directory.path(), &[], &[]).unwrap(), config);
     assert_eq!(config.advertise.api, "[::1]:9000");
-    assert_eq!(config.advertised_hosts()[0], "::1");
-    assert!(config.advertised_hosts().contains(&"node-1.example.com".to_owned()));
+    assert_eq!(config.advertise.hosts()[0], "::1");
+    assert!(config.advertise.hosts().contains(&"node-1.example.com".to_owned()));
 }
 
 #[test]
@@ -163,6 +163,29 @@ fn a_node_that_listens_everywhere_advertises_an_address_somebody_can_reach() {
         assert!(!address.ip().is_unspecified());
     }
     assert!(config.advertise.raft.ends_with(":7400"));
+}
+
+#[test]
+fn what_a_container_platform_injects_for_a_service_of_ours_keeps_no_node_from_starting() {
+    let injected = [
+        "RATOON_RAFT_SERVICE_HOST",
+        "RATOON_RAFT_SERVICE_PORT",
+        "RATOON_RAFT_SERVICE_PORT_BULK",
+        "RATOON_RAFT_PORT",
+        "RATOON_RAFT_PORT_7400_UDP",
+        "RATOON_LISTEN_PORT_7402_TCP_ADDR",
+        "RATOON_SERVICE_HOST",
+        "RATOON_PORT_7402_TCP",
+    ];
+    for name in injected {
+        load("", &[(name, "tcp://10.0.0.1:7400")], &[]).unwrap();
+        assert!(unknown_environment([name]).is_empty(), "{name} is worth no warning");
+    }
+    assert!(settings().iter().all(|setting| {
+        let name = setting.environment_name();
+        !name.contains("_PORT") && !name.contains("_SERVICE")
+    }));
+    assert!(load("", &[("RATOON_RAFT_SERVICE", "x")], &[]).is_err());
 }
 
 #[test]

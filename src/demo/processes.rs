@@ -1,8 +1,8 @@
 //! Nodes as real processes of this very program, and its other commands run as a person would run
 //! them. The demo's, and the benchmarks' too.
 //!
-//! Kills only what it started, by the process ids it holds. Without `keep`, nothing outlives the
-//! demo: its children are killed when it drops them, and a watchdog kills them should the demo
+//! Kills only what it started, by the process ids it holds. Nothing outlives the demo but what it
+//! releases: its children are killed when it drops them, and a watchdog kills them should the demo
 //! itself be killed.
 
 use std::fs::{self, OpenOptions};
@@ -70,8 +70,8 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// Of the running program, for files below `directory`. With `keep`, what is started outlives
-    /// the demo.
+    /// Of the running program, for files below `directory`. With `keep`, nodes can be released, to
+    /// outlive the demo.
     pub fn new(directory: &Path, keep: bool) -> Result<Self, DemoError> {
         let executable = std::env::current_exe()
             .map_err(DemoError::system("find the path of the running program"))?;
@@ -175,7 +175,7 @@ pub struct NodeProcess {
 /// closed.
 struct Running {
     pid: u32,
-    _watchdog: Option<Child>,
+    watchdog: Child,
     child: Child,
 }
 
@@ -246,12 +246,16 @@ impl NodeProcess {
             .spawn()
             .map_err(failed("start"))?;
         let pid = child.id().expect("a child that nobody waited for has its id");
-        let watchdog = if self.launcher.keep {
-            None
-        } else {
-            Some(watch(pid).map_err(failed("start the watchdog of"))?)
+        let watchdog = match watch(pid) {
+            Ok(watchdog) => watchdog,
+            Err(error) => {
+                // Unwatched it must not stay; an error means that it has ended already.
+                let mut child = child;
+                let _ended = child.start_kill();
+                return Err(failed("start the watchdog of")(error));
+            }
         };
-        self.running = Some(Running { pid, _watchdog: watchdog, child });
+        self.running = Some(Running { pid, watchdog, child });
         Ok(())
     }
 
@@ -319,10 +323,15 @@ impl NodeProcess {
     }
 
     /// Lets it live on after the demo, which must be done with it.
-    pub fn release(&mut self) {
-        // It was started without kill-on-drop and without a watchdog, because `keep` is set.
+    pub async fn release(&mut self) -> Result<(), DemoError> {
+        // Otherwise it was started so that it is killed when it is dropped.
         assert!(self.launcher.keep, "only a demo that keeps its cluster releases nodes");
+        let Some(running) = &mut self.running else { return Ok(()) };
+        // It is killed before its pipe closes, so that it does not do its work.
+        let ended = running.watchdog.kill().await;
+        ended.map_err(DemoError::system(format!("end the watchdog of node {}", self.number)))?;
         self.running = None;
+        Ok(())
     }
 
     fn address_flags(&self) -> Vec<String> {
@@ -346,7 +355,7 @@ impl Drop for NodeProcess {
     /// Kills the process and sees it end, so that it does not write into files that are being
     /// removed.
     fn drop(&mut self) {
-        let Some(running) = self.running.as_mut().filter(|_| !self.launcher.keep) else { return };
+        let Some(running) = &mut self.running else { return };
         // An error means that it has ended already.
         let _ended = running.child.start_kill();
         let until = Instant::now() + KILL_WAIT;
@@ -430,6 +439,42 @@ mod tests {
         drop(watch(victim.id().unwrap()).unwrap());
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert!(victim.try_wait().unwrap().is_none());
+    }
+
+    /// A node whose program does nothing but live on.
+    fn idle_node(directory: &Path) -> NodeProcess {
+        use std::os::unix::fs::PermissionsExt;
+        let program = directory.join("idle");
+        fs::write(&program, "#!/bin/sh\nexec sleep 600\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+        let launcher = Launcher::of(program, directory, true).unwrap();
+        launcher.node(1, NodeAddresses::draw(&mut Ports::default()).unwrap())
+    }
+
+    fn lives(pid: u32) -> bool {
+        // One that has ended and was not waited for is no process any more, but still an id.
+        fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
+    #[tokio::test]
+    async fn only_a_released_node_outlives_a_demo_that_keeps_its_cluster() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut node = idle_node(directory.path());
+        node.start().unwrap();
+        let pid = node.pid().unwrap();
+        assert!(lives(pid));
+        drop(node);
+        assert!(!lives(pid), "an error or Ctrl-C leaves no node behind");
+
+        let mut node = idle_node(directory.path());
+        node.start().unwrap();
+        let pid = node.pid().unwrap();
+        node.release().await.unwrap();
+        drop(node);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(lives(pid), "neither the drop nor the watchdog ends a released node");
+        let id = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(id, Signal::KILL).unwrap();
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The story, from three empty nodes to the report.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::cluster::{Cluster, INPUT, NAMESPACE};
@@ -61,19 +63,88 @@ pub async fn run(options: Options) -> Result<Report, DemoError> {
         let least = bytes(RATE_MIN / 16);
         return Err(DemoError::Options(format!("--rate: choose at least {least} a second")));
     }
-    tokio::select! {
-        report = play(&options) => report,
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.map_err(DemoError::system("listen for Ctrl-C"))?;
-            Err(DemoError::Interrupted)
+    let report_file = match &options.report {
+        Some(path) => Some(ReportFile::open(path)?),
+        None => None,
+    };
+    let screen = Arc::new(Screen::new());
+    let directory = tempfile::Builder::new()
+        .prefix("ratoon-demo-")
+        .tempdir()
+        .map_err(DemoError::system("create a temporary directory"))?;
+    // When this ends, every process has ended that was not released.
+    let ended = tokio::select! {
+        report = play(&options, directory.path(), &screen, report_file) => report,
+        interrupted = tokio::signal::ctrl_c() => match interrupted {
+            Ok(()) => Err(DemoError::Interrupted),
+            Err(error) => Err(DemoError::system("listen for Ctrl-C")(error)),
+        },
+    };
+    let is_left_running = options.keep && ended.is_ok();
+    if options.keep || tells_of_a_fault(&ended) {
+        let path = directory.keep();
+        if !is_left_running {
+            let path = path.display();
+            screen.line(format!("no node is left running; their logs and data are kept in {path}"));
+        }
+    }
+    ended
+}
+
+/// Whether somebody will want to read the nodes' logs.
+fn tells_of_a_fault(ended: &Result<Report, DemoError>) -> bool {
+    match ended {
+        Ok(report) => !report.ok(),
+        Err(DemoError::Interrupted | DemoError::Input(_) | DemoError::Options(_)) => false,
+        Err(_) => true,
+    }
+}
+
+/// The file of the report, opened before anything starts: a run takes minutes, and a bad path must
+/// not throw it away.
+struct ReportFile {
+    path: PathBuf,
+    file: std::fs::File,
+    /// It is removed again if no report comes.
+    is_new: bool,
+}
+
+impl ReportFile {
+    fn open(path: &Path) -> Result<Self, DemoError> {
+        let is_new = std::fs::symlink_metadata(path).is_err();
+        // What is in it stays until there is a report to replace it.
+        let opened =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = opened.map_err(DemoError::system(format!("write {}", path.display())))?;
+        Ok(ReportFile { path: path.to_owned(), file, is_new })
+    }
+
+    fn write(mut self, report: &str) -> Result<(), DemoError> {
+        // What was written in part is better kept than removed.
+        self.is_new = false;
+        let written = self.file.set_len(0).and_then(|()| writeln!(self.file, "{report}"));
+        written.map_err(DemoError::system(format!("write {}", self.path.display())))
+    }
+}
+
+impl Drop for ReportFile {
+    fn drop(&mut self) {
+        if self.is_new {
+            // An empty file that stays harms nobody.
+            let _removed = std::fs::remove_file(&self.path);
         }
     }
 }
 
-async fn play(options: &Options) -> Result<Report, DemoError> {
+async fn play(
+    options: &Options,
+    directory: &Path,
+    screen: &Arc<Screen>,
+    report_file: Option<ReportFile>,
+) -> Result<Report, DemoError> {
     let (path, key) = (options.input.clone(), options.key.clone());
     let input = blocking(move || input::find(path.as_deref(), key.as_deref())).await?;
-    let mut stage = set_up(options).await?;
+    let mut stage = set_up(options, directory, screen).await?;
     let state = fill(&mut stage, &input).await?;
     let rate = options
         .rate_bytes_per_second
@@ -96,11 +167,11 @@ async fn play(options: &Options) -> Result<Report, DemoError> {
     let undisturbed = join_undisturbed(&mut stage).await?;
     let (verdict, digest) = close(&mut stage).await?;
     let report = report(options, rate, &state, disturbed, undisturbed, verdict, &digest);
-    if let Some(path) = &options.report {
-        std::fs::write(path, report.to_json() + "\n")
-            .map_err(DemoError::system(format!("write {}", path.display())))?;
-    }
+    // Shown first: whatever becomes of the file, the run was not in vain.
     stage.screen.result(&if options.json { report.to_json() } else { report.table() });
+    if let Some(file) = report_file {
+        file.write(&report.to_json())?;
+    }
     if options.keep {
         leave_running(stage).await?
     } else {
@@ -110,18 +181,15 @@ async fn play(options: &Options) -> Result<Report, DemoError> {
 }
 
 /// Starts three nodes behind proxies, and the workload.
-async fn set_up(options: &Options) -> Result<Stage, DemoError> {
-    let screen = Screen::new();
-    let mut builder = tempfile::Builder::new();
-    let directory = builder
-        .prefix("ratoon-demo-")
-        .disable_cleanup(options.keep)
-        .tempdir()
-        .map_err(DemoError::system("create a temporary directory"))?;
-    let launcher = Launcher::new(directory.path(), options.keep)?;
+async fn set_up(
+    options: &Options,
+    directory: &Path,
+    screen: &Arc<Screen>,
+) -> Result<Stage, DemoError> {
+    let launcher = Launcher::new(directory, options.keep)?;
     let mut ports = Ports::default();
     let (mut nodes, mut proxies) = (Vec::new(), Vec::new());
-    screen.line(format!("three nodes start in {}", directory.path().display()));
+    screen.line(format!("three nodes start in {}", directory.display()));
     for number in 1..=FOUNDERS {
         let added = stage::add_behind_proxy(&launcher, &mut ports, number, options.seed).await;
         let (mut node, proxy) = added?;
@@ -143,6 +211,7 @@ async fn set_up(options: &Options) -> Result<Stage, DemoError> {
         .await
         .map_err(DemoError::refused("create the demo's collections"))?;
     let workload = Workload::start(&cluster, options.seed);
+    let (screen, directory) = (Arc::clone(screen), directory.to_owned());
     let mut stage = Stage { screen, workload, cluster, nodes, proxies, launcher, ports, directory };
     wait_for_voters(&mut stage, FOUNDERS).await?;
     stage.screen.line("three voters; a writer and a reader go on from here to the end");
@@ -285,7 +354,7 @@ async fn join_undisturbed(stage: &mut Stage) -> Result<Undisturbed, DemoError> {
     let failed = DemoError::system(format!("measure the memory of process {pid}"));
     let peak_bytes = measure::memory(pid).map_err(failed)?.peak_bytes;
     let snapshot = find_snapshot(node.data(), &pulled.newest.snapshot_id)?;
-    let copy = stage.directory.path().join("copy");
+    let copy = stage.directory.join("copy");
     let failed = DemoError::system(format!("copy {}", snapshot.display()));
     let copied =
         blocking(move || measure::copy_and_sync(&snapshot, &copy)).await.map_err(failed)?;
@@ -455,7 +524,7 @@ async fn leave_running(mut stage: Stage) -> Result<(), DemoError> {
         stage.nodes.iter().filter_map(|node| Some(node.pid()?.to_string())).collect();
     let program = stage.launcher.executable().display();
     let profiles = stage.launcher.profile_directory();
-    stage.screen.line(format!("the cluster goes on in {}", stage.directory.path().display()));
+    stage.screen.line(format!("the cluster goes on in {}", stage.directory.display()));
     for line in [
         format!(
             "talk to it:  export RATOON_CONFIG_DIR={} RATOON_PROFILE={PROFILE}",
@@ -464,11 +533,13 @@ async fn leave_running(mut stage: Stage) -> Result<(), DemoError> {
         format!("             {program} status"),
         format!("             {program} scan {NAMESPACE}/{INPUT} --limit 5 --keys-only"),
         format!("end it:      kill {}", pids.join(" ")),
-        format!("remove it:   rm -r {}", stage.directory.path().display()),
+        format!("remove it:   rm -r {}", stage.directory.display()),
     ] {
         stage.screen.line(line);
     }
-    stage.nodes.iter_mut().for_each(super::processes::NodeProcess::release);
+    for node in &mut stage.nodes {
+        node.release().await?;
+    }
     Ok(())
 }
 
@@ -507,6 +578,36 @@ mod tests {
         std::fs::create_dir_all(&path).unwrap();
         assert_eq!(find_snapshot(data.path(), "ab").unwrap(), path.join("parts"));
         assert!(find_snapshot(data.path(), "cd").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_report_that_cannot_be_written_is_refused_before_anything_starts() {
+        let directory = tempfile::tempdir().unwrap();
+        let report = Some(directory.path().join("missing/report.json"));
+        let ended = run(Options { report, ..Options::default() }).await;
+        let Err(DemoError::System { attempted, .. }) = ended else { panic!("{ended:?}") };
+        assert!(attempted.contains("report.json"), "{attempted}");
+    }
+
+    #[test]
+    fn a_report_takes_the_place_of_an_older_one_and_a_run_without_one_leaves_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("report.json");
+        drop(ReportFile::open(&path).unwrap());
+        assert!(!path.exists());
+        ReportFile::open(&path).unwrap().write("a long report").unwrap();
+        drop(ReportFile::open(&path).unwrap());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "a long report\n");
+        ReportFile::open(&path).unwrap().write("short").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "short\n");
+    }
+
+    #[test]
+    fn logs_are_kept_when_something_went_wrong_and_not_for_a_mistyped_option() {
+        assert!(!tells_of_a_fault(&Err(DemoError::Interrupted)));
+        assert!(!tells_of_a_fault(&Err(DemoError::Options("x".into()))));
+        let (node, status, log) = (1, String::new(), String::new());
+        assert!(tells_of_a_fault(&Err(DemoError::NodeEnded { node, status, log })));
     }
 
     #[tokio::test]

@@ -1,9 +1,9 @@
 //! The cluster on stage: its processes, the proxies before their bulk lanes, and what both sides of
 //! the story need: starting nodes, waiting, finding the leader, limiting rates.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
-
-use tempfile::TempDir;
 
 use super::DemoError;
 use super::cluster::Cluster;
@@ -17,10 +17,10 @@ use crate::proto::v1;
 /// How long a node may take from its start, or its return, until it answers.
 pub const NODE_ANSWERS_SECONDS: u64 = 60;
 
-/// Everything that runs. Fields drop in order: clients, then nodes, then proxies, then the files.
+/// Everything that runs. Fields drop in order: clients, then nodes, then proxies.
 pub struct Stage {
     /// What the person sees.
-    pub screen: Screen,
+    pub screen: Arc<Screen>,
     /// The clients that write and read throughout.
     pub workload: Workload,
     /// A client of the whole cluster.
@@ -33,8 +33,8 @@ pub struct Stage {
     pub launcher: Launcher,
     /// Ports not yet in use.
     pub ports: Ports,
-    /// Where all files are; removed in the end unless kept.
-    pub directory: TempDir,
+    /// Where all files are; whoever made the stage removes or keeps it.
+    pub directory: PathBuf,
 }
 
 /// Adds a node, not started, whose bulk lane is reached through a new proxy.

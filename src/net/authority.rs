@@ -39,7 +39,15 @@ pub struct NodeKey {
 impl NodeKey {
     /// Draws a key and signs a PKCS#10 request with it.
     pub fn generate() -> Result<Self, NetError> {
-        let key = KeyPair::generate().map_err(key_material)?;
+        NodeKey::of(KeyPair::generate().map_err(key_material)?)
+    }
+
+    /// The key that a node has already (PKCS#8 DER), with a new request for a certificate.
+    pub(super) fn from_der(key_der: &[u8]) -> Result<Self, NetError> {
+        NodeKey::of(KeyPair::try_from(key_der).map_err(key_material)?)
+    }
+
+    fn of(key: KeyPair) -> Result<Self, NetError> {
         let mut params = CertificateParams::default();
         // The authority decides what the certificate says; the request proves the key.
         params.distinguished_name = common_name("ratoon node");

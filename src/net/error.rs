@@ -183,13 +183,18 @@ impl NetError {
             | NetError::CertificateUntrusted { .. } => Code::Unauthenticated,
             NetError::RequestRefused(_) | NetError::KeyMaterial(_) => Code::InvalidArgument,
             NetError::IdentityExists { .. } => Code::AlreadyExists,
-            NetError::IdentityDamaged { .. } | NetError::SealBroken => Code::Corrupt,
             NetError::IdentityMissing { .. }
-            | NetError::IdentityExposed { .. }
-            | NetError::Io { .. } => Code::Internal,
+            | NetError::IdentityDamaged { .. }
+            | NetError::SealBroken => Code::Corrupt,
+            NetError::Io { cause, .. } if is_full(cause) => Code::DiskFull,
+            NetError::IdentityExposed { .. } | NetError::Io { .. } => Code::LocalFault,
             _ => Code::Unavailable,
         }
     }
+}
+
+fn is_full(cause: &std::io::Error) -> bool {
+    matches!(cause.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 impl From<NetError> for Failure {

@@ -1,12 +1,14 @@
 //! Who this node is: its certificate and key, the CA it trusts, and the cluster secret, on disk.
 //!
-//! A directory (mode 0700) of small files (mode 0600), written once when the machine is enrolled,
-//! appearing all at once by one rename, and never changed after. Node and cluster id are not
-//! written apart: the certificate says them.
+//! A directory (mode 0700) of small files (mode 0600), written once when the machine is enrolled and
+//! appearing all at once by one rename. Of them only the certificate is ever replaced, by one for the
+//! same key and node that names other hosts. Node and cluster id are not written apart: the
+//! certificate says them.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -15,7 +17,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 use super::authority::{NodeKey, fingerprint, pem};
-use super::subject::{Subject, parse_subject};
+use super::subject::{Subject, certified_hosts, parse_subject};
 use super::{NetError, tls};
 use crate::limits::IDENTITY_FILE_BYTES_MAX;
 use crate::types::{ClusterId, NodeId};
@@ -142,6 +144,55 @@ impl Identity {
             path: directory.to_owned(),
             problem: error.to_string(),
         })
+    }
+
+    /// Those of `hosts` (DNS names or IP addresses without port) that the certificate does not name,
+    /// so that clients would not trust the node there.
+    pub fn hosts_missing(&self, hosts: &[String]) -> Result<Vec<String>, NetError> {
+        let certified = certified_hosts(&self.certificate_der)?;
+        // Addresses have several spellings, and the certificate knows one.
+        let plain = |host: &String| match host.parse::<IpAddr>() {
+            Ok(address) => address.to_string(),
+            Err(_) => host.to_ascii_lowercase(),
+        };
+        Ok(hosts.iter().filter(|host| !certified.contains(&plain(host))).cloned().collect())
+    }
+
+    /// A request (PKCS#10 DER) for another certificate for the key it has.
+    pub fn certificate_request(&self) -> Result<Vec<u8>, NetError> {
+        Ok(NodeKey::from_der(&self.key_der)?.request_der().to_vec())
+    }
+
+    /// The same identity under another certificate, which must be the same node's, for the same key
+    /// and of the same authority. `store_certificate` makes it last.
+    pub fn with_certificate(&self, certificate_der: &[u8]) -> Result<Self, NetError> {
+        let renewed = Identity::assemble(
+            self.ca_certificate_der.clone(),
+            certificate_der.to_vec(),
+            self.key_der.clone(),
+            self.cluster_secret,
+        )?;
+        if (renewed.cluster, renewed.node) != (self.cluster, self.node) {
+            return Err(NetError::WrongNode { expected: self.node, found: renewed.node });
+        }
+        Ok(renewed)
+    }
+
+    /// Writes the certificate over the one in `directory`; after a crash it is the old or the new.
+    pub fn store_certificate(&self, directory: &Path) -> Result<(), NetError> {
+        let (path, staged) =
+            (directory.join(CERTIFICATE_FILE), directory.join(format!("{CERTIFICATE_FILE}.new")));
+        match fs::remove_file(&staged) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(NetError::io(format!("remove {}", staged.display()), error));
+            }
+        }
+        write_file(&staged, &pem("CERTIFICATE", &self.certificate_der))?;
+        fs::rename(&staged, &path)
+            .map_err(|error| NetError::io(format!("rename to {}", path.display()), error))?;
+        sync_directory(directory)
     }
 
     /// The cluster this node belongs to.

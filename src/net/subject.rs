@@ -5,6 +5,7 @@
 //! Parsing judges no signature: that is `tls`'s part.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -98,4 +99,27 @@ pub fn parse_subject(certificate_der: &[u8]) -> Result<Subject, NetError> {
         }
     }
     found.ok_or_else(|| strange("it names no node and no client"))
+}
+
+/// Where a certificate (DER) says that its owner is reached: the names in it that say not who it is.
+pub(super) fn certified_hosts(certificate_der: &[u8]) -> Result<Vec<String>, NetError> {
+    let strange = |problem: &str| NetError::CertificateStrange(problem.to_owned());
+    let (_, certificate) =
+        X509Certificate::from_der(certificate_der).map_err(|_| strange("it cannot be parsed"))?;
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|_| strange("its alternative names cannot be parsed"))?;
+    let names = names.map(|names| names.value.general_names.iter()).into_iter().flatten();
+    let hosts = names.filter_map(|name| match name {
+        GeneralName::DNSName(text) if !text.to_ascii_lowercase().ends_with(SUFFIX) => {
+            Some(text.to_ascii_lowercase())
+        }
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+            16 => <[u8; 16]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+            _ => None,
+        },
+        _ => None,
+    });
+    Ok(hosts.collect())
 }

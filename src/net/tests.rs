@@ -46,6 +46,34 @@ fn expired(ca: &CertificateAuthority, node: u64) -> Identity {
 // Identities.
 
 #[test]
+fn a_certificate_is_replaced_by_one_of_the_same_node_that_names_new_hosts() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("identity");
+    let ca = authority(1);
+    let (key, hosts) = (NodeKey::generate().unwrap(), |names: &[&str]| -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    });
+    let issued = ca.issue_node(NodeId(3), &hosts(&["Old.example", "::1"]), key.request_der());
+    let created = Identity::new(ca.certificate_der(), &issued.unwrap(), &key, [0; 32]).unwrap();
+    created.create(&path).unwrap();
+    assert!(created.hosts_missing(&hosts(&["old.EXAMPLE", "0:0::1"])).unwrap().is_empty());
+    let wanted = hosts(&["new.example", "10.0.0.7"]);
+    assert_eq!(created.hosts_missing(&wanted).unwrap(), wanted);
+
+    let request = created.certificate_request().unwrap();
+    let issued = ca.issue_node(NodeId(3), &wanted, &request).unwrap();
+    created.with_certificate(&issued).unwrap().store_certificate(&path).unwrap();
+    let loaded = Identity::load(&path).unwrap();
+    assert!(loaded.hosts_missing(&wanted).unwrap().is_empty());
+    assert_eq!((loaded.node(), loaded.key_der()), (NodeId(3), created.key_der()));
+
+    let of_another = ca.issue_node(NodeId(4), &wanted, &request).unwrap();
+    assert!(matches!(created.with_certificate(&of_another), Err(NetError::WrongNode { .. })));
+    let of_another_ca = authority(1).issue_node(NodeId(3), &wanted, &request).unwrap();
+    assert!(created.with_certificate(&of_another_ca).is_err());
+}
+
+#[test]
 fn an_identity_survives_a_reload() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("identity");

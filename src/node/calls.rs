@@ -210,10 +210,6 @@ async fn answer_body(
             Ok(Some(peer_response::Body::Digest(digest)))
         }
         Body::CancelTransfer(_) => shared.snapshots.cancel().map(|()| None),
-        Body::Nodes(_) => {
-            let nodes = status::nodes(shared);
-            Ok(Some(peer_response::Body::Nodes(v1::ListNodesResponse { nodes })))
-        }
     }
 }
 

@@ -7,7 +7,6 @@ use super::calls::ask_core;
 use super::shared::Shared;
 use super::status;
 use crate::codec;
-use crate::limits;
 use crate::net::{CertificateAuthority, NetError, unseal};
 use crate::proto::v1;
 use crate::raft::{Answer, ClientRequest};
@@ -25,18 +24,13 @@ pub(super) async fn execute(shared: &Shared, request: &Request) -> Result<(Index
     }
 }
 
-/// A new single-use token, and when it expires.
+/// A new single-use token, and when it expires. The door has bounded `ttl_ms`, and so does the state.
 pub(super) async fn create_token(
     shared: &Shared,
     ttl_ms: u64,
     learner: bool,
     now_unix_ms: u64,
 ) -> Result<(JoinToken, u64), Failure> {
-    let ttl_ms = if ttl_ms == 0 { limits::TOKEN_TTL_MS_DEFAULT } else { ttl_ms };
-    if ttl_ms > limits::TOKEN_TTL_MS_MAX {
-        return Err(Failure::new(Code::InvalidArgument, "the token would live too long")
-            .hint("at most 7 days"));
-    }
     let secret: [u8; 32] = rand::random();
     let expires_unix_ms = now_unix_ms + ttl_ms;
     let secret_hash = Digest::of(&secret).0;
@@ -68,7 +62,7 @@ pub(super) async fn enroll(
     certificate_request: &[u8],
 ) -> Result<v1::JoinResponse, Failure> {
     let authority = authority(shared)?;
-    let hosts = hosts(&addresses);
+    let hosts = addresses.hosts();
     // A request that cannot be signed must not use the token up.
     authority.issue_node(NodeId(u64::MAX), &hosts, certificate_request).map_err(refused)?;
     let secret_hash = Digest::of(&secret).0;
@@ -86,6 +80,12 @@ pub(super) async fn enroll(
         cluster_secret: shared.identity.cluster_secret().to_vec().into(),
         nodes: status::nodes(shared),
     })
+}
+
+/// A certificate for this node itself that names `hosts`, for the key it has.
+pub(super) fn certify(shared: &Shared, hosts: &[String]) -> Result<Vec<u8>, Failure> {
+    let request = shared.identity.certificate_request().map_err(refused)?;
+    authority(shared)?.issue_node(shared.id(), hosts, &request).map_err(refused)
 }
 
 fn authority(shared: &Shared) -> Result<CertificateAuthority, Failure> {
@@ -106,16 +106,4 @@ pub(super) fn not_ready() -> Failure {
 
 fn refused(error: NetError) -> Failure {
     Failure::new(error.code(), error.to_string())
-}
-
-/// Hosts that the certificate names: those of all three addresses.
-fn hosts(addresses: &Addresses) -> Vec<String> {
-    let mut hosts: Vec<String> = [&addresses.api, &addresses.raft, &addresses.bulk]
-        .iter()
-        .map(|address| address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host))
-        .map(|host| host.trim_matches(['[', ']']).to_owned())
-        .collect();
-    hosts.sort();
-    hosts.dedup();
-    hosts
 }

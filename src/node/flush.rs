@@ -2,7 +2,7 @@
 
 use super::NodeError;
 use super::shared::Shared;
-use crate::kv::{Family, KvError};
+use crate::kv::{Family, KvError, StoreFault};
 use crate::state;
 use crate::storage::StateDb;
 use crate::types::Index;
@@ -25,7 +25,7 @@ fn flush_database(db: &StateDb) -> Result<(Index, u64), NodeError> {
     let row = db.get_persisted(Family::Meta, &state::applied_key())?.ok_or_else(|| KvError {
         attempted: "read the applied index after a flush".into(),
         cause: "it is not there".into(),
-        corrupt: true,
+        fault: StoreFault::Corrupt,
     })?;
     let (index, _) = state::decode_applied(&row)?;
     Ok((index, db.approximate_bytes()?))

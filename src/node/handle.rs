@@ -112,11 +112,6 @@ impl Handle {
         Ok(status::cluster(&self.shared, local).await)
     }
 
-    /// All enrolled nodes with their roles.
-    pub fn nodes(&self) -> Vec<v1::Node> {
-        status::nodes(&self.shared)
-    }
-
     /// Content digests of all nodes at one index.
     pub async fn digest(&self) -> Result<v1::DigestResponse, Failure> {
         let request = Request { session: None, command: Command::ComputeDigest };
@@ -134,7 +129,8 @@ impl Handle {
         Ok(v1::DigestResponse { index, digests: futures::future::join_all(digests).await })
     }
 
-    /// A new single-use join token; answers with it and its expiry (Unix ms).
+    /// A new single-use join token that lives for `ttl_ms`; answers with it and its expiry (Unix
+    /// ms).
     pub async fn create_token(
         &self,
         ttl_ms: u64,
@@ -151,6 +147,12 @@ impl Handle {
         certificate_request: Vec<u8>,
     ) -> Result<v1::JoinResponse, Failure> {
         enroll::enroll(&self.shared, secret, addresses, &certificate_request).await
+    }
+
+    /// A certificate (DER) for this node's own key that names `hosts`. Refused with `NotReady`
+    /// before the first state, which holds the sealed authority.
+    pub fn certify(&self, hosts: &[String]) -> Result<Vec<u8>, Failure> {
+        enroll::certify(&self.shared, hosts)
     }
 
     /// Id of the cluster, for messages to people and for refusing strangers.
@@ -239,7 +241,15 @@ impl Handle {
 
     /// Prometheus text of all metrics.
     pub fn metrics(&self) -> String {
-        metrics::render(&status::local(&self.shared), &self.shared)
+        let leader_known = self.shared.published.borrow().standing.leader.is_some();
+        metrics::render(&metrics::Sources {
+            status: status::local(&self.shared),
+            leader_known,
+            ready: self.health().not_ready.is_none(),
+            block_cache_bytes: self.shared.databases.block_cache_used_bytes(),
+            memtable_bytes: self.shared.databases.memtable_used_bytes(),
+            log_syncs: self.shared.log.sync_count(),
+        })
     }
 }
 

@@ -115,7 +115,6 @@ impl Snapshots {
         Bulk { endpoint, runtime, members }: Bulk<'_>,
         logger: &Logger,
     ) -> Result<(Self, Option<Offer>), NodeError> {
-        let failed = |error: String| NodeError::Snapshots(error);
         let chosen = options.snapshots.clone();
         let policy = PinPolicy {
             keep: chosen.keep,
@@ -125,11 +124,9 @@ impl Snapshots {
         let reserve_bytes = chosen.disk_reserve_bytes;
         let disk_options = DiskOptions { policy, reserve_bytes, ..DiskOptions::default() };
         let staging_options = StagingOptions { reserve_bytes, ..StagingOptions::default() };
-        let store = DiskSnapshotStore::open(&data.snapshots(), disk_options, logger.clone())
-            .map_err(|error| failed(error.to_string()))?;
+        let store = DiskSnapshotStore::open(&data.snapshots(), disk_options, logger.clone())?;
         let store = Arc::new(store);
-        let staging = Staging::open(&data.incoming(), staging_options, logger.clone())
-            .map_err(|error| failed(error.to_string()))?;
+        let staging = Staging::open(&data.incoming(), staging_options, logger.clone())?;
         let receiver_options = receiver::Options {
             streams: chosen.streams,
             bytes_per_second: chosen.bytes_per_second,
@@ -147,7 +144,7 @@ impl Snapshots {
             store.clone(),
             logger.clone(),
         )
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| NodeError::Thread("bulk disk", error.to_string()))?;
         let members = members.clone();
         let guard: Guard = Arc::new(move |receiver| members.refuse_removed(receiver));
         let sender = BulkSender::start(

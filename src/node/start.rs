@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::apply_thread::{self, Applier};
+use super::apply_thread::{self, Applier, ApplyError};
 use super::carry::Carrier;
 use super::handle::Handle;
 use super::inbox::{Clock, Inbox};
@@ -26,6 +26,7 @@ use super::{calls, enroll, inbound, log_thread, raft_thread};
 use crate::kv::KvError;
 use crate::net::{self, Endpoint, Identity, Lane, NetError};
 use crate::raft::{self, Boot, Core, Halt, HardState, LogStart, LogStore};
+use crate::snapshot_store::StoreError;
 use crate::state::{self, Genesis, State, StateError};
 use crate::storage::{self, DataDir, Generation, RaftLog, StateDb, StorageError};
 use crate::types::{Addresses, Code, Command, Failure, NodeId, Request, Role};
@@ -107,8 +108,8 @@ pub enum NodeError {
     Net(#[from] NetError),
     /// The snapshot store: the operator must act.
     #[error("the snapshot store failed: {0}")]
-    Snapshots(String),
-    /// Applying failed: halt.
+    Snapshots(#[from] StoreError),
+    /// The apply thread was told to go on with a state that nobody prepared, a defect: halt.
     #[error("{0}")]
     Apply(String),
     /// A thread of the node could not be started, or ended without a word: halt.
@@ -119,8 +120,20 @@ pub enum NodeError {
     Removed,
 }
 
-/// Creates the first node of a new cluster: state at index 1, and a log that begins after it.
-/// Done again after a crash in the middle it starts over; done again after its end it refuses.
+impl From<ApplyError> for NodeError {
+    /// Keeps the cause, because the operator acts on it.
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::State(error) => NodeError::State(error),
+            ApplyError::Kv(error) => NodeError::Kv(error),
+            ApplyError::Storage(error) => NodeError::Storage(error),
+            ApplyError::NotPrepared(_) => NodeError::Apply(error.to_string()),
+        }
+    }
+}
+
+/// Creates the first node of a new cluster: state at index 1, and a log that begins after it. The
+/// directory holds neither; the caller looks, because what a cut off attempt left is to be emptied.
 pub fn create_first(
     data: &DataDir,
     options: &storage::Options,
@@ -128,19 +141,12 @@ pub fn create_first(
     logger: &Logger,
 ) -> Result<(), NodeError> {
     let databases = storage::Shared::new(options, logger.clone());
-    let generation = match data.current_generation()? {
-        // A crash came between the state and the log: the state is there, whole.
-        Some(generation) => generation,
-        None => {
-            let (generation, directory) = data.next_generation()?;
-            let db = StateDb::create(&directory, &databases, options)?;
-            db.write(&state::genesis(genesis))?;
-            db.flush()?;
-            db.close()?;
-            data.set_first_generation(generation)?;
-            generation
-        }
-    };
+    let (generation, directory) = data.next_generation()?;
+    let db = StateDb::create(&directory, &databases, options)?;
+    db.write(&state::genesis(genesis))?;
+    db.flush()?;
+    db.close()?;
+    data.set_first_generation(generation)?;
     let start = LogStart { index: 1, term: 1 };
     let hard_state = HardState { term: 1, vote: 0, commit: 1 };
     RaftLog::create(&data.raft(), &databases, options, start, hard_state)?;
@@ -328,9 +334,7 @@ impl Node {
             log: shared.log.clone(),
             inbox: shared.inbox.clone(),
         };
-        self.spawn("apply", shared, move |_| {
-            applier.run(&apply_receiver).map_err(|error| NodeError::Apply(error.to_string()))
-        })
+        self.spawn("apply", shared, move |_| applier.run(&apply_receiver).map_err(NodeError::from))
     }
 
     fn spawn(

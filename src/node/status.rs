@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
+use super::inbox::Clock;
 use super::shared::{Published, Shared};
 use super::{calls, process};
 use crate::proto::v1;
+use crate::state::read;
 use crate::types::{ConfState, Index, Node, NodeId, Role};
 
 /// How often a digest is looked for while the entry that asks for it is on its way here.
@@ -42,7 +44,26 @@ pub(super) fn local(shared: &Shared) -> v1::NodeStatus {
         elections: published.standing.elections,
         resident_bytes: memory.resident_bytes,
         resident_peak_bytes: memory.resident_peak_bytes,
+        pins: pins(shared),
+        // Shown, never relied on: what stops at a full disk asks for itself.
+        free_bytes: shared.data.free_bytes().unwrap_or(0),
     }
+}
+
+/// Pins as the state has them. A state that cannot be read halts the node elsewhere; here it has none.
+fn pins(shared: &Shared) -> Vec<v1::Pin> {
+    let Some((_, db)) = shared.live.current() else { return Vec::new() };
+    let now = Clock::new().now().unix_ms;
+    let pins = read::pins(&*db.view()).unwrap_or_default();
+    pins.into_iter()
+        .map(|pin| v1::Pin {
+            receiver: pin.receiver.0,
+            index: pin.index,
+            snapshot_id: pin.snapshot.map_or_else(String::new, |(id, _)| id.to_string()),
+            source: pin.snapshot.map_or(0, |(_, source)| source.0),
+            age_ms: now.saturating_sub(pin.renewed_unix_ms),
+        })
+        .collect()
 }
 
 /// The status of all nodes that answer, and what is known of the others.

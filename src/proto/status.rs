@@ -83,6 +83,7 @@ fn grpc_code(code: Code) -> tonic::Code {
         | Code::SessionExpired
         | Code::SequenceStale
         | Code::WrongCluster
+        | Code::LocalFault
         | Code::MembershipRefused
         | Code::NotCaughtUp => tonic::Code::FailedPrecondition,
         Code::TokenUnknown | Code::TokenUsed | Code::TokenExpired => tonic::Code::PermissionDenied,

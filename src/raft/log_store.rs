@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use thiserror::Error;
 
+use crate::kv::StoreFault;
 use crate::types::{Index, Term};
 
 /// One entry as stored: its place, and the encoded raft entry, opaque below this room.
@@ -58,6 +59,8 @@ pub struct LogError {
     pub attempted: String,
     /// What the store said.
     pub cause: String,
+    /// What kind of failure it is.
+    pub fault: StoreFault,
 }
 
 /// A readable raft log. Reads see at least every write that was reported durable; what is not

@@ -13,6 +13,7 @@ use raft::{Error, GetEntriesContext, RaftState, StorageError};
 use super::wire::{conf_state_to_raft, decode_entry};
 use super::{HardState, LogEntry, LogError, LogStart, LogStore, Offer};
 use crate::codec;
+use crate::kv::StoreFault;
 use crate::limits::ENTRY_CACHE_BYTES_MAX;
 use crate::types::{ClusterId, ConfState, Index, NodeId, SnapshotReference, SnapshotSource};
 
@@ -218,13 +219,17 @@ impl LogView {
 
     fn fail(&self, cause: String) {
         let attempted = "read the raft log".to_owned();
-        self.failure.borrow_mut().get_or_insert(LogError { attempted, cause });
+        self.fail_with(LogError { attempted, cause, fault: StoreFault::Corrupt });
+    }
+
+    fn fail_with(&self, error: LogError) {
+        self.failure.borrow_mut().get_or_insert(error);
     }
 
     /// Entries before the tail, from the store, on this thread.
     fn read_store(&self, from: Index, to: Index, max_bytes: u64) -> raft::Result<Vec<Entry>> {
         let stored = self.store.entries(from, to, max_bytes).map_err(|error| {
-            self.fail(error.to_string());
+            self.fail_with(error);
             Error::Store(StorageError::Unavailable)
         })?;
         let mut entries = Vec::with_capacity(stored.len());
@@ -333,7 +338,7 @@ impl raft::Storage for LogView {
                 Err(Error::Store(StorageError::Unavailable))
             }
             Err(error) => {
-                self.fail(error.to_string());
+                self.fail_with(error);
                 Err(Error::Store(StorageError::Unavailable))
             }
         }

@@ -5,7 +5,7 @@
 use thiserror::Error;
 
 use crate::codec::DecodeError;
-use crate::kv::{Family, KvError};
+use crate::kv::{Family, KvError, StoreFault};
 use crate::types::{Code, Failure, Index};
 
 /// The state machine cannot go on. Every variant says halt: a node that skipped an entry, or
@@ -82,13 +82,14 @@ impl From<KvError> for RequestError {
 impl From<StateError> for Failure {
     fn from(error: StateError) -> Failure {
         let code = match &error {
-            StateError::Store(KvError { corrupt: true, .. }) | StateError::Corrupt { .. } => {
-                Code::Corrupt
-            }
+            StateError::Store(KvError { fault, .. }) => match fault {
+                StoreFault::Corrupt => Code::Corrupt,
+                StoreFault::DiskFull => Code::DiskFull,
+                StoreFault::Other => Code::LocalFault,
+            },
+            StateError::Corrupt { .. } => Code::Corrupt,
             StateError::Missing => Code::NotReady,
-            StateError::Store(_) | StateError::OutOfOrder { .. } | StateError::TooOld { .. } => {
-                Code::Internal
-            }
+            StateError::OutOfOrder { .. } | StateError::TooOld { .. } => Code::Internal,
         };
         Failure::new(code, error.to_string())
     }

@@ -4,8 +4,9 @@
 //! ```text
 //! DATA/
 //!   LOCK                 held by the running process (flock)
-//!   identity/            0700
-//!   raft/                the raft log; created last, so that its presence means: set up whole
+//!   SEEDS                addresses of nodes to ask first, of a node that has joined
+//!   raft/                the raft log; created after the first state, if the node begins with one
+//!   identity/            0700; created last, so that its presence means: a node lives here
 //!   state/<generation>/  one state database each
 //!   state/CURRENT        the live generation
 //!   state/PLAN           an install that has begun

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::kv::KvError;
+use crate::kv::{KvError, StoreFault};
 use crate::raft::LogError;
 
 /// Who must act on an error.
@@ -129,25 +129,42 @@ impl StorageError {
 
 impl From<StorageError> for KvError {
     fn from(error: StorageError) -> Self {
-        let corrupt = matches!(error, StorageError::Corrupt { .. });
-        let (attempted, cause) = split(error);
-        KvError { attempted, cause, corrupt }
+        let (attempted, cause, fault) = split(error);
+        KvError { attempted, cause, fault }
     }
 }
 
 impl From<StorageError> for LogError {
     fn from(error: StorageError) -> Self {
-        let (attempted, cause) = split(error);
-        LogError { attempted, cause }
+        let (attempted, cause, fault) = split(error);
+        LogError { attempted, cause, fault }
     }
 }
 
-fn split(error: StorageError) -> (String, String) {
+/// Its kind of failure is what an operator acts on, so it must survive the way up.
+fn split(error: StorageError) -> (String, String, StoreFault) {
     match error {
-        StorageError::Corrupt { attempted, cause }
-        | StorageError::DiskFull { attempted, cause }
-        | StorageError::Failed { attempted, cause }
-        | StorageError::Refused { attempted, reason: cause } => (attempted, cause),
-        other => ("using the data directory".to_owned(), other.to_string()),
+        StorageError::Corrupt { attempted, cause } => (attempted, cause, StoreFault::Corrupt),
+        StorageError::DiskFull { attempted, cause } => (attempted, cause, StoreFault::DiskFull),
+        StorageError::Failed { attempted, cause }
+        | StorageError::Refused { attempted, reason: cause } => {
+            (attempted, cause, StoreFault::Other)
+        }
+        other => ("using the data directory".to_owned(), other.to_string(), StoreFault::Other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_still_one_after_it_has_passed_through_log_and_state() {
+        let full = || StorageError::io("writing", io::ErrorKind::StorageFull.into());
+        assert_eq!(KvError::from(full()).fault, StoreFault::DiskFull);
+        assert_eq!(LogError::from(full()).fault, StoreFault::DiskFull);
+        let damaged = || StorageError::corrupt("reading", "bad checksum");
+        assert_eq!(KvError::from(damaged()).fault, StoreFault::Corrupt);
+        assert_eq!(LogError::from(damaged()).fault, StoreFault::Corrupt);
     }
 }

@@ -22,6 +22,7 @@ use super::log_records::{
 use super::log_size::LogSize;
 use super::wal_check::witness::Witness;
 use super::{Options, Shared, StorageError, durable_file, options, wal_check};
+use crate::kv::StoreFault;
 use crate::limits::{RAFT_LOG_CHECK_BYTES, RAFT_LOG_PROBES};
 use crate::raft::{HardState, LogEntry, LogError, LogStart, LogStore, LogWrite};
 use crate::types::{Index, Term};
@@ -277,6 +278,7 @@ impl LogStore for RaftLog {
             is_outside.then(|| LogError {
                 attempted: format!("reading entries {from}..{to} of the raft log"),
                 cause: format!("they were dropped meanwhile; now it has {bounds:?}"),
+                fault: StoreFault::Other,
             })
         };
         // A read off the raft thread may come after a compaction that was asked for later.

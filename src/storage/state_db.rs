@@ -18,7 +18,7 @@ use rocksdb::{
 use super::owned_snapshot::HoldsDatabase;
 use super::state_view::{LatestView, Purpose, SnapshotView};
 use super::{Options, Shared, StorageError, durable_file, options};
-use crate::kv::{Batch, Family, KvError, Op, View};
+use crate::kv::{Batch, Family, KvError, Op, StoreFault, View};
 
 /// A table file that is part of the state now. Files never change once written.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -104,7 +104,7 @@ impl Inner {
         let failure = KvError {
             attempted: "flushing or compacting the state in the background".to_owned(),
             cause: format!("RocksDB counts {errors:?} background errors; see its LOG file"),
-            corrupt: false,
+            fault: StoreFault::Other,
         };
         self.failed.get_or_init(|| failure.clone());
         Err(failure)
@@ -346,7 +346,7 @@ impl StateDb {
         let closed = KvError {
             attempted: "using the state".to_owned(),
             cause: "it was closed".to_owned(),
-            corrupt: false,
+            fault: StoreFault::Other,
         };
         self.inner.failed.get_or_init(|| closed);
         self.inner.database.cancel_all_background_work(true);
@@ -354,10 +354,10 @@ impl StateDb {
 }
 
 fn failed(error: KvError) -> StorageError {
-    let KvError { attempted, cause, corrupt } = error;
-    if corrupt {
-        StorageError::Corrupt { attempted, cause }
-    } else {
-        StorageError::Failed { attempted, cause }
+    let KvError { attempted, cause, fault } = error;
+    match fault {
+        StoreFault::Corrupt => StorageError::Corrupt { attempted, cause },
+        StoreFault::DiskFull => StorageError::DiskFull { attempted, cause },
+        StoreFault::Other => StorageError::Failed { attempted, cause },
     }
 }

@@ -93,6 +93,8 @@ codes! {
     TransferNotFound = "transfer_not_found", Never;
     /// Too little disk for what was asked.
     DiskFull = "disk_full", Later;
+    /// The machine does not give the node what it needs: a file, a permission, a port.
+    LocalFault = "local_fault", Never;
     /// Stored bytes do not match their checksum.
     Corrupt = "corrupt", Never;
     /// No leader is known, or it cannot be reached.
@@ -157,6 +159,7 @@ impl Code {
             Code::SnapshotNotFound => "`ratoon snapshot list` shows what is stored",
             Code::TransferNotFound => "`ratoon transfer list` shows what is under way",
             Code::DiskFull => "free some disk on the node, then run it again",
+            Code::LocalFault => "see to the file, port or permission named, then run it again",
             Code::Corrupt => "replace the node: remove it, wipe its data, and join it anew",
             Code::Unavailable => "check that a majority of nodes runs, then run it again",
             Code::Overloaded => "run it again in a moment",
@@ -201,3 +204,18 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// An error and what caused it, as one line: the outermost error of a transport says next to
+/// nothing.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.ends_with(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}

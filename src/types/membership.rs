@@ -15,6 +15,21 @@ pub struct Addresses {
     pub api: String,
 }
 
+impl Addresses {
+    /// Hosts that the node's certificate must name, each once, the API's first.
+    pub fn hosts(&self) -> Vec<String> {
+        let mut hosts = Vec::new();
+        for address in [&self.api, &self.raft, &self.bulk] {
+            let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+            let host = host.trim_matches(['[', ']']).to_owned();
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
+        hosts
+    }
+}
+
 /// A node the cluster has enrolled.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Node {
@@ -113,4 +128,19 @@ pub enum Payload {
         /// Membership from this index on.
         conf_state: ConfState,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_of_addresses_are_named_once_without_port_and_brackets() {
+        let addresses = Addresses {
+            raft: "node-1.example.com:7400".into(),
+            bulk: "[::1]:7401".into(),
+            api: "[::1]:7402".into(),
+        };
+        assert_eq!(addresses.hosts(), ["::1", "node-1.example.com"]);
+    }
 }

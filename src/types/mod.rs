@@ -14,7 +14,7 @@ mod snapshot;
 mod token;
 
 pub use command::{Action, Command, Condition, Reply, Request, SessionSequence, Write, WriteBatch};
-pub use failure::{Code, Failure, Retry};
+pub use failure::{Code, Failure, Retry, causes};
 pub use id::{ClusterId, Digest, Index, NodeId, Now, SnapshotId, Term};
 pub use membership::{Addresses, Committed, ConfState, MembershipChange, Node, Payload, Pin, Role};
 pub use name::{CollectionName, Name};

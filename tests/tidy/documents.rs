@@ -245,3 +245,27 @@ pub fn check_settings(page: &Document, table: &SourceFile) -> Vec<Violation> {
         })
         .collect()
 }
+
+/// The page of metrics and the source of metrics name the same ones: each literal of the source that
+/// begins with `ratoon_` is a row of a table, and each name of the page is such a literal.
+pub fn check_metrics(page: &Document, source: &SourceFile) -> Vec<Violation> {
+    let is_name = |text: &&str| text.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let literals = source.text.split('"').skip(1).step_by(2);
+    let shown: BTreeSet<&str> =
+        literals.filter(|text| text.starts_with("ratoon_")).filter(is_name).collect();
+    let missing = shown.iter().filter(|name| !page.text.contains(&format!("| `{name}` |")));
+    let mut found: Vec<Violation> = missing
+        .map(|name| {
+            let message = format!("does not describe the metric `{name}`");
+            violation("metrics", &page.path, 1, message)
+        })
+        .collect();
+    for (number, line) in page.text.lines().enumerate() {
+        let words = line.split(|c: char| !(c.is_ascii_lowercase() || c == '_'));
+        for name in words.filter(|word| word.starts_with("ratoon_") && !shown.contains(word)) {
+            let message = format!("names the metric `{name}`, which no node shows");
+            found.push(violation("metrics", &page.path, number + 1, message));
+        }
+    }
+    found
+}

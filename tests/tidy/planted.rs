@@ -242,3 +242,18 @@ fn a_setting_missing_from_its_page_is_found() {
     assert_eq!(found.len(), 1);
     assert!(found[0].message.contains("`log.level`"));
 }
+
+#[test]
+fn a_metric_missing_from_its_page_and_one_that_nobody_shows_are_found() {
+    let page = document(
+        "docs/operating/metrics.md",
+        "| `ratoon_term` | newest |\n\n`rate(ratoon_gone_total[5m]) > 0`\n",
+    );
+    let text = "//! Planted.\nlet all = [(\"ratoon_term\", 1), (\"ratoon_lost_bytes\", 2)];\n";
+    let source = SourceFile::new("src/node/metrics.rs", text);
+    let found = documents::check_metrics(&page, &source);
+    let lines: Vec<usize> = found.iter().map(|v| v.line).collect();
+    assert_eq!(lines, [1, 3]);
+    assert!(found[0].message.contains("`ratoon_lost_bytes`"));
+    assert!(found[1].message.contains("`ratoon_gone_total`"));
+}

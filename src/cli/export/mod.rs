@@ -21,11 +21,10 @@ use self::sink::Sink;
 use super::context::Context;
 use super::failure::CliError;
 use super::format::Format;
-use super::pages::Pages;
 use super::parse::{self, Address};
 use super::progress::Progress;
 use super::text;
-use crate::client::Client;
+use crate::client::{Client, Pages};
 use crate::limits::{EXPORT_PAGES_AHEAD, IMPORT_LISTED_MAX};
 use crate::types::{CollectionName, Consistency, ScanOptions, ScanPage};
 
@@ -90,7 +89,7 @@ impl Source {
     fn pages(&self, keys_only: bool) -> Pages {
         let options =
             ScanOptions { prefix: self.prefix.clone(), keys_only, ..ScanOptions::default() };
-        Pages::new(self.client.clone(), self.collection.clone(), options, self.consistency)
+        self.client.scan_pages(&self.collection, options, self.consistency)
     }
 }
 

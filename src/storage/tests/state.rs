@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{filler, kill, options, shared};
-use crate::kv::{Batch, Cursor, Family, View};
+use crate::kv::{Batch, Cursor, Family, StoreFault, View};
 use crate::storage::memory::MemoryState;
 use crate::storage::{Remedy, StateDb, StorageError};
 
@@ -402,7 +402,7 @@ fn what_cannot_be_opened_says_why_and_is_left_alone() {
     fs::write(&file, rotten).unwrap();
     let state = StateDb::open(&path, &shared(), &options()).unwrap();
     let error = state.view().get(Family::Meta, b"key").unwrap_err();
-    assert!(error.corrupt, "{error}");
+    assert_eq!(error.fault, StoreFault::Corrupt, "{error}");
     // From now on it refuses everything, reads of sound keys too.
     assert!(state.latest().get(Family::Meta, b"other").is_err());
     assert!(state.write(&Batch::default()).is_err());

@@ -4,10 +4,9 @@
 
 use bytes::Bytes;
 
-use super::failure::CliError;
-use crate::client::Client;
+use super::Client;
 use crate::limits::SCAN_PAGE_RECORDS_MAX;
-use crate::types::{CollectionName, Consistency, ScanOptions, ScanPage};
+use crate::types::{Code, CollectionName, Consistency, Failure, ScanOptions, ScanPage};
 
 /// A scan under way.
 pub struct Pages {
@@ -20,8 +19,7 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// A scan that begins as `options` say; their limit counts for nothing.
-    pub fn new(
+    pub(super) fn new(
         client: Client,
         collection: CollectionName,
         options: ScanOptions,
@@ -31,7 +29,7 @@ impl Pages {
     }
 
     /// The next page, of at most `records_max` records; None at the end.
-    pub async fn next(&mut self, records_max: u64) -> Result<Option<ScanPage>, CliError> {
+    pub async fn next(&mut self, records_max: u64) -> Result<Option<ScanPage>, Failure> {
         if self.ended || records_max == 0 {
             return Ok(None);
         }
@@ -44,7 +42,8 @@ impl Pages {
         }
         for record in &page.records {
             if self.last_key.as_ref().is_some_and(|last| *last >= record.key) {
-                return Err(CliError::Defect("a scan answered with keys out of order".to_owned()));
+                let message = "a scan answered with keys out of order";
+                return Err(Failure::new(Code::Internal, message));
             }
             self.last_key = Some(record.key.clone());
         }
