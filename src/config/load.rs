@@ -152,7 +152,7 @@ fn classify(name: &str) -> Variable {
         return Variable::Setting(setting);
     }
     if is_injected(rest) {
-        return Variable::Foreign;
+        return Variable::Unknown;
     }
     let section = rest.split('_').next().unwrap_or_default().to_lowercase();
     let known = settings().iter().any(|setting| setting.key.split('.').next() == Some(&section));

@@ -48,11 +48,11 @@ async fn a_second_cluster_does_not_take_the_first_ones_profile() {
 async fn a_directory_that_is_none_and_a_taken_port_are_told_as_what_they_are() {
     let directory = tempfile::tempdir().unwrap();
     let options = options(&directory.path().join("config"));
-    let file = directory.path().join("file");
-    std::fs::write(&file, "").unwrap();
-    let failure = init(&config(&file.join("data"), &[]), &options).await;
-    let failure = failure.map(|_| ()).unwrap_err();
+    let odd = directory.path().join("odd");
+    std::fs::create_dir_all(odd.join("LOCK")).unwrap();
+    let failure = init(&config(&odd, &[]), &options).await.unwrap_err();
     assert_eq!(failure.code, Code::LocalFault, "{failure}");
+    assert!(failure.hint.contains("check the path"), "{}", failure.hint);
 
     let data = directory.path().join("a");
     let free = config(&data, &[]);
