@@ -45,11 +45,15 @@ pub enum StoreFault {
     Corrupt,
     /// There is no room: the operator makes some and starts the node again.
     DiskFull,
+    /// It was closed: the node is stopping, or another generation of the state has taken its place.
+    /// Nothing is wrong, and whoever reads asks again.
+    Closed,
     /// The system or the store refused in another way: the operator looks at the disk.
     Other,
 }
 
-/// The store below failed. Halt: a node that cannot read or write its state must stop.
+/// The store below failed. Halt: a node that cannot read or write its state must stop. Only a read of
+/// a store that was closed is asked again.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[error("{attempted}: {cause}")]
 pub struct KvError {

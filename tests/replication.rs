@@ -1,6 +1,7 @@
 //! What people do with nodes: join, leave, stay away for long, come back with an emptied disk.
 
 use std::fs;
+use std::process::Command;
 
 use crate::cluster::{Cluster, tree};
 
@@ -118,4 +119,50 @@ fn a_directory_that_holds_a_node_without_its_keys_is_refused_and_costs_no_token(
     cluster.start(second);
     cluster.learn_id(second);
     cluster.wait_until_installed(second);
+}
+
+#[test]
+fn a_follower_that_comes_back_at_another_address_is_a_follower_again() {
+    let mut cluster = Cluster::of_three(&[]);
+    let moved = cluster.leader() % 3 + 1;
+    cluster.node_mut(moved).kill();
+    cluster.move_raft(moved);
+    cluster.start(moved);
+    // Nobody knows where it is until it is heard, and it can tell nobody without a leader.
+    let address = cluster.node(moved).addresses.raft.to_string();
+    cluster.wait_for("that the cluster knows its new address", |cluster| {
+        let listed = cluster.try_ok(&["node", "list"])?;
+        let mut nodes = listed["nodes"].as_array()?.iter();
+        nodes.any(|node| node["addresses"]["raft"] == address.as_str()).then_some(())
+    });
+    cluster.wait_for("that it is ready", |cluster| cluster.node(moved).is_ready().then_some(()));
+    cluster.wait_until_equal();
+}
+
+#[test]
+fn a_node_whose_disk_was_set_back_ends_and_never_starts_again() {
+    let mut cluster = Cluster::of_three(&[]);
+    let back = cluster.leader() % 3 + 1;
+    cluster.node_mut(back).stop();
+    let (data, copy) = (cluster.node(back).data.clone(), cluster.directory().join("copy"));
+    let copied = Command::new("cp").arg("-a").args([&data, &copy]).status();
+    assert!(copied.expect("cp starts").success());
+    cluster.start(back);
+    cluster.ok(&["namespace", "create", "lab"]);
+    cluster.ok(&["collection", "create", "lab/notes"]);
+    cluster.wait_until_equal();
+
+    cluster.node_mut(back).kill();
+    fs::remove_dir_all(&data).expect("it is emptied");
+    fs::rename(&copy, &data).expect("the copy takes its place");
+    cluster.launch(back);
+    let exit = cluster.node_mut(back).wait_for_exit();
+    assert_eq!(exit.code, Some(3), "{}", exit.log);
+    assert!(exit.log.contains("has lost acknowledged entries"), "{}", exit.log);
+    // A supervisor starts it again: it could vote before the leader is heard.
+    cluster.launch(back);
+    let exit = cluster.node_mut(back).wait_for_exit();
+    assert_eq!(exit.code, Some(3), "{}", exit.log);
+    assert!(exit.log.contains("remove this node and join anew"), "{}", exit.log);
+    assert!(!exit.log.contains("connected"), "{}", exit.log);
 }

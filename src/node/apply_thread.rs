@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
+use slog::Logger;
 use thiserror::Error;
+use tokio::runtime::Handle;
 
 use super::inbox::Inbox;
-use super::live::{Digests, Live, Prepared};
+use super::live::{CommitClock, Digests, Live, Prepared};
 use crate::kv::{Batch, KvError};
 use crate::limits::MIB;
 use crate::raft::{AppliedReply, Input, InstallPlan};
 use crate::state::{State, StateError};
-use crate::storage::{DataDir, Generation, InstallPlan as DiskPlan, RaftLog, StorageError};
+use crate::storage::{
+    DataDir, Generation, InstallPlan as DiskPlan, RaftLog, StateDb, StorageError,
+};
 use crate::types::Committed;
 
 /// A batch is written once it holds this much.
@@ -55,6 +59,9 @@ pub(super) struct Applier {
     pub data: Arc<DataDir>,
     pub log: RaftLog,
     pub inbox: Inbox,
+    pub commit_clock: Arc<CommitClock>,
+    pub logger: Logger,
+    pub runtime: Handle,
 }
 
 impl Applier {
@@ -112,6 +119,7 @@ impl Applier {
         if !batch.is_empty() {
             db.write(&batch)?;
         }
+        self.commit_clock.note(state.last_time_unix_ms());
         self.inbox.report(Input::Applied {
             generation,
             index: state.applied(),
@@ -137,13 +145,32 @@ impl Applier {
         self.log.reset_to(plan.start, plan.hard_state)?;
         let (pins, nodes) = (state.pins(), state.nodes());
         let time_unix_ms = state.last_time_unix_ms();
+        self.commit_clock.note(time_unix_ms);
         self.state = Some(state);
-        if let Some((_, old)) = self.live.switch(generation, db) {
-            old.discard();
-        }
+        let old = self.live.switch(generation, db);
         self.data.finish_install()?;
-        let generation = plan.generation;
-        self.inbox.report(Input::Installed { generation, pins, nodes, time_unix_ms });
+        self.inbox.report(Input::Installed {
+            generation: plan.generation,
+            pins,
+            nodes,
+            time_unix_ms,
+        });
+        self.remove_old(generation, old.map(|(_, db)| db));
         Ok(())
+    }
+
+    /// On the blocking pool: neither raft nor the next entries wait for the files of a whole state to
+    /// be deleted.
+    fn remove_old(&self, live: Generation, old: Option<StateDb>) {
+        let (data, logger) = (self.data.clone(), self.logger.clone());
+        self.runtime.spawn_blocking(move || {
+            if let Some(old) = old {
+                old.discard();
+            }
+            if let Err(error) = data.remove_old_generations(live) {
+                slog::warn!(logger, "old generations of the state are left until the next start";
+                    "error" => %error);
+            }
+        });
     }
 }

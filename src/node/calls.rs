@@ -17,7 +17,7 @@ use crate::proto::internal::v1::{
 };
 use crate::proto::{failure_from_proto, failure_to_proto, v1};
 use crate::raft::{Answer, ClientRequest, Input};
-use crate::types::{Code, Failure, Index, MembershipChange, NodeId, Reply};
+use crate::types::{Code, Command, Failure, Index, MembershipChange, NodeId, Reply};
 
 /// How long a node waits for another's status.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(1000);
@@ -188,8 +188,12 @@ async fn answer_body(
     match body {
         Body::Propose(call) => {
             // What this release cannot read would halt every node of it once committed.
-            codec::decode_request(call.request.clone()).map_err(Failure::from)?;
-            propose(shared, ClientRequest::Propose(call.request)).await
+            let request = codec::decode_request(call.request.clone()).map_err(Failure::from)?;
+            // A node that moved is not found by its leader, so it asks any other to pass this on.
+            let own = |node: NodeId| node == from;
+            let pass_on =
+                matches!(request.command, Command::SetNodeAddresses { node, .. } if own(node));
+            propose(shared, ClientRequest::Propose(call.request), !pass_on).await
         }
         Body::Membership(call) => {
             let node = NodeId(call.node);
@@ -198,7 +202,7 @@ async fn answer_body(
                 membership_call::Kind::Promote => MembershipChange::Promote(node),
                 membership_call::Kind::Remove => MembershipChange::Remove(node),
             };
-            propose(shared, ClientRequest::Membership(change)).await
+            propose(shared, ClientRequest::Membership(change), false).await
         }
         Body::TransferLeader(call) => {
             ask_core(shared, ClientRequest::TransferLeader(NodeId(call.to)), true).await?;
@@ -213,12 +217,13 @@ async fn answer_body(
     }
 }
 
-/// Proposes for a peer. A joiner may ask any node, so a membership call is forwarded once more.
+/// Proposes for a peer. A joiner may ask any node, so a membership call is forwarded once more; so is
+/// what is not `forwarded`.
 async fn propose(
     shared: &Shared,
     request: ClientRequest,
+    forwarded: bool,
 ) -> Result<Option<peer_response::Body>, Failure> {
-    let forwarded = matches!(request, ClientRequest::Propose(_));
     match ask_core(shared, request, forwarded).await? {
         Answer::Applied(index, reply) => Ok(Some(propose_answer(index, &reply))),
         other => Err(Failure::new(Code::Internal, format!("answered with {other:?}"))),

@@ -13,8 +13,8 @@ use super::waiters::Outcome;
 use super::{apply_thread, calls, log_thread};
 use crate::codec::peer::encode_envelope;
 use crate::proto::internal::v1::{Envelope, PullProgress, SnapshotReport, envelope};
-use crate::raft::{Core, Input, LogStore, Output};
-use crate::types::{Node, NodeId};
+use crate::raft::{Core, Halt, Input, LogEntry, LogError, LogStore, Output};
+use crate::types::{Index, Node, NodeId};
 
 pub(super) struct Carrier {
     shared: Arc<Shared>,
@@ -149,16 +149,10 @@ impl Carrier {
     fn fetch_entries(&self, ticket: u64, from: u64, to: u64, max_bytes: u64) {
         let shared = self.shared.clone();
         self.shared.runtime.spawn_blocking(move || {
-            let entries = match shared.log.entries(from, to, max_bytes) {
-                Ok(entries) => entries,
-                Err(error) => {
-                    // Most likely they were compacted meanwhile; the core finds out by itself.
-                    slog::warn!(shared.logger, "entries for a slow follower were not read";
-                        "from" => from, "to" => to, "error" => %error);
-                    Vec::new()
-                }
-            };
-            shared.inbox.report(Input::EntriesFetched { ticket, entries });
+            match read_entries(&shared.log, from, to, max_bytes) {
+                Ok(entries) => shared.inbox.report(Input::EntriesFetched { ticket, entries }),
+                Err(error) => shared.fail(Halt::from(error)),
+            }
         });
     }
 
@@ -169,10 +163,67 @@ impl Carrier {
             shared.peers.set_address(node.id, &node.addresses.raft);
         }
         let before = shared.nodes.send_replace(nodes.clone());
+        // Before the first state there were seeds.
+        let seeds = shared.options.seeds.iter().map(|(node, _)| *node);
+        let before: Vec<NodeId> = match before.is_empty() {
+            true => seeds.collect(),
+            false => before.into_iter().map(|node| node.id).collect(),
+        };
         for old in before {
-            if !nodes.iter().any(|node| node.id == old.id) && !nodes.is_empty() {
-                shared.peers.forget(old.id);
+            if !nodes.iter().any(|node| node.id == old) && !nodes.is_empty() {
+                shared.peers.forget(old);
             }
         }
+    }
+}
+
+/// Entries for a slow follower. None if they were dropped since the core asked, as it finds out by
+/// itself; an error if they should be there: the core would ask for them again without end.
+fn read_entries(
+    log: &impl LogStore,
+    from: Index,
+    to: Index,
+    bytes_max: u64,
+) -> Result<Vec<LogEntry>, LogError> {
+    log.entries(from, to, bytes_max).or_else(|error| {
+        let dropped = from <= log.start().index || to > log.last_index() + 1;
+        if dropped { Ok(Vec::new()) } else { Err(error) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::StoreFault;
+    use crate::raft::LogStart;
+    use crate::types::Term;
+
+    /// A log of the entries 6 to 9 that cannot be read.
+    struct Unreadable;
+
+    impl LogStore for Unreadable {
+        fn start(&self) -> LogStart {
+            LogStart { index: 5, term: 1 }
+        }
+
+        fn last_index(&self) -> Index {
+            9
+        }
+
+        fn term(&self, _: Index) -> Result<Option<Term>, LogError> {
+            Ok(Some(1))
+        }
+
+        fn entries(&self, _: Index, _: Index, _: u64) -> Result<Vec<LogEntry>, LogError> {
+            let (attempted, cause) = ("reading".into(), "it is rotten".into());
+            Err(LogError { attempted, cause, fault: StoreFault::Corrupt })
+        }
+    }
+
+    #[test]
+    fn entries_that_are_there_and_cannot_be_read_are_an_error_and_dropped_ones_are_none() {
+        assert!(read_entries(&Unreadable, 6, 10, 100).is_err());
+        assert_eq!(read_entries(&Unreadable, 5, 8, 100), Ok(Vec::new()));
+        assert_eq!(read_entries(&Unreadable, 8, 11, 100), Ok(Vec::new()));
     }
 }

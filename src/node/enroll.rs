@@ -32,7 +32,8 @@ pub(super) async fn create_token(
     now_unix_ms: u64,
 ) -> Result<(JoinToken, u64), Failure> {
     let secret: [u8; 32] = rand::random();
-    let expires_unix_ms = now_unix_ms + ttl_ms;
+    // Expiry is judged by commit time, which may be ahead of every clock.
+    let expires_unix_ms = shared.commit_clock.now_unix_ms(now_unix_ms).saturating_add(ttl_ms);
     let secret_hash = Digest::of(&secret).0;
     let command = Command::CreateToken { secret_hash, expires_unix_ms, learner };
     execute(shared, &Request { session: None, command }).await?;
@@ -91,7 +92,7 @@ pub(super) fn certify(shared: &Shared, hosts: &[String]) -> Result<Vec<u8>, Fail
 fn authority(shared: &Shared) -> Result<CertificateAuthority, Failure> {
     let (_, db) = shared.live.current().ok_or_else(not_ready)?;
     let internal = |error: String| Failure::new(Code::Internal, error);
-    let cluster = state::read::cluster(&*db.view()).map_err(|e| internal(e.to_string()))?;
+    let cluster = state::read::cluster(&*db.view())?;
     let key = unseal(cluster.id, shared.identity.cluster_secret(), &cluster.sealed_ca_key)
         .map_err(|e| internal(e.to_string()))?;
     CertificateAuthority::from_der(cluster.id, &cluster.ca_certificate, &key)

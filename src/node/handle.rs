@@ -60,8 +60,7 @@ impl Handle {
         }
         let (_, db) = self.shared.live.current().ok_or_else(enroll::not_ready)?;
         let view = db.view();
-        let index = crate::state::read::applied(&*view)
-            .map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
+        let index = crate::state::read::applied(&*view)?;
         Ok(StateView { view, index })
     }
 

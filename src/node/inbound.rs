@@ -35,7 +35,12 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbound: mpsc::Receiver<Inbound
                     }
                 }
             }
-            Inbound::Call { from, request, respond } => {
+            Inbound::Call { from, address, request, respond } => {
+                // A learner that came back at another address campaigns never: it is heard by its
+                // calls alone.
+                if shared.members.refuse_removed(from).is_ok() {
+                    shared.peers.learn_address(from, address);
+                }
                 let Ok(permit) = calls.clone().acquire_owned().await else { return };
                 let shared = shared.clone();
                 tokio::spawn(async move {

@@ -1,7 +1,9 @@
-//! The live generation of the state, the one being prepared, and digests of its content.
+//! The live generation of the state, the one being prepared, the time by which it judges, and digests
+//! of its content.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, RwLock};
+use std::time::Instant;
 
 use slog::Logger;
 use tokio::sync::watch;
@@ -59,6 +61,36 @@ impl Prepared {
     pub fn clear(&self, id: SnapshotId) {
         let mut slot = self.slot.lock().expect("no code panics while it holds this lock");
         slot.take_if(|(prepared, ..)| *prepared == id);
+    }
+}
+
+/// The cluster's commit time, as far as this node can tell. Leaders stamp it and it never goes back,
+/// so one leader with a fast clock takes it ahead of everybody's clock for long.
+pub(super) struct CommitClock {
+    /// The newest commit time, Unix ms, and when it was applied here.
+    newest: Mutex<(u64, Instant)>,
+}
+
+impl CommitClock {
+    /// `unix_ms`: commit time of the last entry that the state holds; 0 without one.
+    pub fn new(unix_ms: u64) -> Self {
+        CommitClock { newest: Mutex::new((unix_ms, Instant::now())) }
+    }
+
+    /// An entry of this commit time was applied, or a snapshot that ends with one.
+    pub fn note(&self, unix_ms: u64) {
+        let mut newest = self.newest.lock().expect("no code panics while it holds this lock");
+        if unix_ms > newest.0 {
+            *newest = (unix_ms, Instant::now());
+        }
+    }
+
+    /// The time that an entry proposed now would bear, Unix ms, if the leader's clock reads
+    /// `clock_unix_ms` or less. Too early by the time in which nothing was applied before a restart.
+    pub fn now_unix_ms(&self, clock_unix_ms: u64) -> u64 {
+        let (newest, since) = *self.newest.lock().expect("no code panics while it holds this lock");
+        let elapsed_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        clock_unix_ms.max(newest.saturating_add(elapsed_ms))
     }
 }
 
@@ -135,5 +167,24 @@ fn compute(
             Ok(Some(digest)) => return Some(Ok(digest)),
             Err(error) => return Some(Err(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_time_ahead_of_the_clock_counts_and_goes_on() {
+        let hour_ms = 3_600_000;
+        let clock = CommitClock::new(0);
+        assert_eq!(clock.now_unix_ms(hour_ms), hour_ms);
+        clock.note(3 * hour_ms);
+        // An entry of before cannot take it back.
+        clock.note(2 * hour_ms);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        let now = clock.now_unix_ms(hour_ms);
+        assert!(now >= 3 * hour_ms + 5 && now < 4 * hour_ms, "{now}");
+        assert_eq!(clock.now_unix_ms(9 * hour_ms), 9 * hour_ms);
     }
 }

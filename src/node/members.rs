@@ -31,8 +31,7 @@ impl Members {
         }
         // Before its first state a joiner knows nobody and can only trust certificates.
         let Some((_, db)) = self.live.current() else { return Ok(()) };
-        let removed = read::removed_at(&*db.view(), from)
-            .map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
+        let removed = read::removed_at(&*db.view(), from)?;
         let Some(index) = removed else { return Ok(()) };
         let message = format!("node {from} was removed from this cluster, at index {index}");
         Err(Failure::new(Code::Unauthenticated, message).hint(

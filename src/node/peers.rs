@@ -61,6 +61,8 @@ pub enum Inbound {
     Call {
         /// The caller, as its certificate proves.
         from: NodeId,
+        /// Where it called from.
+        address: SocketAddr,
         /// As handed to `call`.
         request: Bytes,
         /// Takes the answer, up to `CALL_FRAME_BYTES_MAX`. Dropped: the caller learns that the
@@ -126,6 +128,8 @@ struct Context {
 struct Peer {
     node: NodeId,
     address: watch::Sender<String>,
+    /// Where it was heard from while the link was not up; takes the place of `address` in one attempt.
+    heard_at: Mutex<Option<String>>,
     link: watch::Sender<Link>,
     urgent: Queue,
     append: Queue,
@@ -208,6 +212,7 @@ impl Peers {
                 let moved = known != address;
                 if moved {
                     *known = address.to_owned();
+                    peer.take_heard_at();
                 }
                 moved
             });
@@ -218,6 +223,7 @@ impl Peers {
         let peer = Arc::new(Peer {
             node,
             address: watch::Sender::new(address.to_owned()),
+            heard_at: Mutex::default(),
             link: watch::Sender::new(Link::Connecting),
             urgent,
             append,
@@ -229,11 +235,21 @@ impl Peers {
         peers.insert(node, peer);
     }
 
-    /// `node` was heard from this address. Unless a better one is known, that is where it is
-    /// reached: an endpoint dials and listens on one socket.
+    /// `node` was heard from this address. Where no link stands, it is tried once, and the known
+    /// address after it: an endpoint dials and listens on one socket, and a node that came back
+    /// elsewhere is known there to nobody.
     pub fn learn_address(&self, node: NodeId, address: SocketAddr) {
-        if self.context.peer(node).is_none() {
-            self.set_address(node, &address.to_string());
+        let Some(peer) = self.context.peer(node) else {
+            return self.set_address(node, &address.to_string());
+        };
+        if matches!(*peer.link.borrow(), Link::Up(_)) {
+            return;
+        }
+        let address = address.to_string();
+        if *peer.address.borrow() != address {
+            let mut heard_at =
+                peer.heard_at.lock().expect("no code panics while it holds this lock");
+            *heard_at = Some(address);
         }
     }
 
@@ -312,6 +328,11 @@ impl Peers {
 }
 
 impl Peer {
+    /// Where it was heard from, if that was not tried yet; it is forgotten by this.
+    fn take_heard_at(&self) -> Option<String> {
+        self.heard_at.lock().expect("no code panics while it holds this lock").take()
+    }
+
     /// Hands the whole request over to the transport; gives the stream on which the answer comes,
     /// and the call's share of the budget. Dropped halfway, the stream is reset, so that the peer
     /// never has the whole request.
@@ -419,7 +440,8 @@ async fn keep_link(context: Arc<Context>, peer: Arc<Peer>, mut frames: Frames) {
     loop {
         peer.link.send_replace(Link::Connecting);
         let begun = Instant::now();
-        let dialled = address.borrow_and_update().clone();
+        let known = address.borrow_and_update().clone();
+        let dialled = peer.take_heard_at().unwrap_or(known);
         let reason = select! {
             error = link_once(&context, &peer, &dialled, &mut frames, &logger) => error.to_string(),
             _ = address.changed() => "it moved to another address".to_owned(),
@@ -456,6 +478,8 @@ async fn link_once(
     };
     info!(logger, "connected"; "address" => address);
     peer.link.send_replace(Link::Up(connection.clone()));
+    // What was heard before is older than this.
+    peer.take_heard_at();
     send_all(&connection, frames).await
 }
 
@@ -508,8 +532,8 @@ async fn serve(context: Arc<Context>, connection: Connection) {
             },
             stream = connection.accept_bi() => match stream {
                 Ok((answer, request)) => {
-                    let from = connection.peer();
-                    let answering = answer_call(context.clone(), from, request, answer);
+                    let caller = (connection.peer(), connection.remote_address());
+                    let answering = answer_call(context.clone(), caller, request, answer);
                     context.spawn(context.stop.clone(), answering);
                 }
                 Err(error) => break error,
@@ -545,7 +569,7 @@ async fn receive_frames(context: Arc<Context>, connection: Connection, mut strea
 /// Takes one request and sends back what whoever serves it answers.
 async fn answer_call(
     context: Arc<Context>,
-    from: NodeId,
+    (from, address): (NodeId, SocketAddr),
     mut request: RecvStream,
     mut answer: SendStream,
 ) {
@@ -568,7 +592,8 @@ async fn answer_call(
         return answer.reset(CALL_OVERLOADED);
     };
     let (respond, response) = oneshot::channel();
-    if context.inbound.try_send(Inbound::Call { from, request, respond }).is_err() {
+    let call = Inbound::Call { from, address, request, respond };
+    if context.inbound.try_send(call).is_err() {
         return answer.reset(CALL_OVERLOADED);
     }
     match response.await {

@@ -7,7 +7,7 @@ use slog::Logger;
 use tokio::sync::{mpsc, watch};
 
 use super::inbox::Inbox;
-use super::live::{Digests, Live, Prepared};
+use super::live::{CommitClock, Digests, Live, Prepared};
 use super::members::Members;
 use super::peers::Peers;
 use super::snapshots::Snapshots;
@@ -29,6 +29,7 @@ pub(super) struct Shared {
     pub live: Arc<Live>,
     pub digests: Arc<Digests>,
     pub prepared: Arc<Prepared>,
+    pub commit_clock: Arc<CommitClock>,
     pub waiters: Waiters,
     pub inbox: Inbox,
     pub peers: Peers,

@@ -16,16 +16,17 @@ use super::apply_thread::{self, Applier, ApplyError};
 use super::carry::Carrier;
 use super::handle::Handle;
 use super::inbox::{Clock, Inbox};
-use super::live::{Digests, Live, Prepared};
+use super::live::{CommitClock, Digests, Live, Prepared};
 use super::members::Members;
 use super::peers::{Inbound, Peers};
 use super::shared::{Published, Shared};
 use super::snapshots::{Bulk, Snapshots};
 use super::waiters::Waiters;
 use super::{calls, enroll, inbound, log_thread, raft_thread};
+use crate::codec;
 use crate::kv::KvError;
 use crate::net::{self, Endpoint, Identity, Lane, NetError};
-use crate::raft::{self, Boot, Core, Halt, HardState, LogStart, LogStore};
+use crate::raft::{self, Boot, ClientRequest, Core, Halt, HardState, LogStart, LogStore};
 use crate::snapshot_store::StoreError;
 use crate::state::{self, Genesis, State, StateError};
 use crate::storage::{self, DataDir, Generation, RaftLog, StateDb, StorageError};
@@ -162,6 +163,7 @@ pub fn create_joiner(
     options: &storage::Options,
     logger: &Logger,
 ) -> Result<(), NodeError> {
+    data.check_not_lost()?;
     let databases = storage::Shared::new(options, logger.clone());
     if !data.raft().exists() {
         let (start, hard_state) = (LogStart::default(), HardState::default());
@@ -208,6 +210,11 @@ impl Node {
         let (inbox, inbox_receiver) = Inbox::new();
         let (inbound_sender, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND_MAX);
         let peers = Peers::start(raft_endpoint, logger.clone(), inbound_sender);
+        // Where there is a state it knows better, and of nodes removed since it knows that too.
+        let options = match &disk.state {
+            Some(_) => Options { seeds: Vec::new(), ..options },
+            None => options,
+        };
         for (node, address) in &options.seeds {
             peers.set_address(*node, address);
         }
@@ -223,11 +230,13 @@ impl Node {
         let clock = Clock::new();
         let core = start_core(&options, &identity, &disk, offer, clock, &logger)?;
         let published = published(&core);
+        let last_time_unix_ms = disk.state.as_ref().map_or(0, State::last_time_unix_ms);
         let shared = Arc::new(Shared {
             digests: Arc::new(Digests::new(logger.clone(), runtime.clone())),
             live,
             members,
             prepared: Arc::new(Prepared::default()),
+            commit_clock: Arc::new(CommitClock::new(last_time_unix_ms)),
             waiters: Waiters::default(),
             published: watch::Sender::new(published),
             nodes,
@@ -318,8 +327,12 @@ impl Node {
         self.apply_jobs = apply_jobs.clone();
         let tick = Duration::from_millis(shared.options.raft.tick_ms);
         let mut carrier = Carrier::new(shared.clone(), log_jobs, apply_jobs.clone());
-        self.spawn("raft", shared, move |_| {
-            raft_thread::run(core, &inbox, &mut carrier, clock, tick).map_err(NodeError::from)
+        self.spawn("raft", shared, move |shared| {
+            let ended = raft_thread::run(core, &inbox, &mut carrier, clock, tick);
+            if let Err(halt @ Halt::LogLost { .. }) = &ended {
+                remember_loss(shared, halt);
+            }
+            ended.map_err(NodeError::from)
         })?;
         self.spawn("log", shared, move |shared| {
             log_thread::run(&log_receiver, &shared.log, &shared.inbox, &apply_jobs)
@@ -333,6 +346,9 @@ impl Node {
             data: shared.data.clone(),
             log: shared.log.clone(),
             inbox: shared.inbox.clone(),
+            commit_clock: shared.commit_clock.clone(),
+            logger: shared.logger.clone(),
+            runtime: shared.runtime.clone(),
         };
         self.spawn("apply", shared, move |_| applier.run(&apply_receiver).map_err(NodeError::from))
     }
@@ -383,8 +399,19 @@ struct Disk {
     state: Option<State>,
 }
 
+/// A node that lost acknowledged entries may not vote: another start would, before the leader's next
+/// heartbeat finds it out again.
+fn remember_loss(shared: &Shared, halt: &Halt) {
+    if let Err(error) = shared.data.mark_lost(&halt.to_string()) {
+        // It halts all the same; only the next start has to find out anew.
+        slog::error!(shared.logger, "the loss is not noted on disk: do not start this node again";
+            "error" => %error);
+    }
+}
+
 /// Opens log and state, after finishing an install that a crash interrupted.
 fn open_disk(options: &Options, data: &DataDir, logger: &Logger) -> Result<Disk, NodeError> {
+    data.check_not_lost()?;
     let databases = storage::Shared::new(&options.storage, logger.clone());
     // Whoever has an identity has a log: starting over under the same id a node would deny votes and
     // entries that others have counted.
@@ -500,10 +527,13 @@ async fn watch_membership(shared: Arc<Shared>) {
 }
 
 /// Asks one of the other nodes that this one knows, another at each attempt. A node that was removed
-/// is told so, whatever it asks.
+/// is told so, whatever it asks; and the call lets the other hear where this node is.
 async fn ask_known_node(shared: &Shared, attempt: usize, enrolled: bool) -> Result<(), Failure> {
-    let mut known: Vec<NodeId> = shared.options.seeds.iter().map(|seed| seed.0).collect();
-    known.extend(shared.nodes.borrow().iter().map(|node| node.id));
+    let mut known: Vec<NodeId> = shared.nodes.borrow().iter().map(|node| node.id).collect();
+    if known.is_empty() {
+        // There is no state yet.
+        known = shared.options.seeds.iter().map(|seed| seed.0).collect();
+    }
     known.retain(|node| *node != shared.id());
     if known.is_empty() {
         return Ok(());
@@ -526,7 +556,7 @@ async fn tell_addresses(shared: Arc<Shared>) {
                 node: shared.id(),
                 addresses: shared.options.addresses.clone(),
             };
-            let told = enroll::execute(&shared, &Request { session: None, command }).await;
+            let told = tell(&shared, &Request { session: None, command }).await;
             if let Err(failure) = told {
                 slog::info!(shared.logger, "the cluster does not know the new addresses yet";
                     "error" => %failure);
@@ -538,6 +568,25 @@ async fn tell_addresses(shared: Arc<Shared>) {
             return;
         }
     }
+}
+
+/// Brings a request to the leader. Where none is known, every other node is asked to pass it on: the
+/// leader may look for this node where it was before.
+async fn tell(shared: &Shared, request: &Request) -> Result<(), Failure> {
+    let leader = shared.published.borrow().standing.leader;
+    if leader.is_some() {
+        return enroll::execute(shared, request).await.map(|_| ());
+    }
+    let bytes = codec::encode_request(request);
+    let mut last = Failure::new(Code::Unavailable, "no other node is known");
+    let others: Vec<NodeId> = shared.nodes.borrow().iter().map(|node| node.id).collect();
+    for node in others.into_iter().filter(|node| *node != shared.id()) {
+        match calls::forward(shared, node, ClientRequest::Propose(bytes.clone())).await {
+            Ok(_) => return Ok(()),
+            Err(failure) => last = failure,
+        }
+    }
+    Err(last)
 }
 
 /// A leader that stops makes another voter lead first, so that clients hardly notice.

@@ -186,10 +186,10 @@ impl Core {
 
     /// Appends a command to the log; its index is the answer.
     pub(super) fn propose(&mut self, request: &[u8]) -> Result<Index, Failure> {
-        if request.len() > limits::ENTRY_BYTES_MAX {
+        if request.len() > limits::REQUEST_BYTES_MAX {
             let message = format!("the command has {} bytes", request.len());
             return Err(Failure::new(Code::BatchTooLarge, message)
-                .hint(format!("the limit is {}", limits::ENTRY_BYTES_MAX)));
+                .hint(format!("the limit is {}", limits::REQUEST_BYTES_MAX)));
         }
         let entry = codec::encode_entry(self.commit_time(), request);
         let proposed = self.raw.propose(Vec::new(), entry.to_vec());

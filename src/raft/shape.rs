@@ -3,9 +3,10 @@
 //! raft-rs trusts its peers: it indexes into lists and panics over what no correct peer sends, and a
 //! panic ends the process. Judges form alone: whether a message is true, raft judges.
 
+use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
 
-use crate::limits::TERM_LEAP_MAX;
+use crate::limits::{ENTRY_BYTES_MAX, TERM_LEAP_MAX};
 use crate::types::{Index, Term};
 
 /// Bytes of the context of a read: node, boot and counter, 64 bits each.
@@ -51,10 +52,13 @@ fn check_term(message: &Message, own: Own) -> Result<(), String> {
     Ok(())
 }
 
-/// Entries follow one another and the entry before them.
+/// Entries follow one another and the entry before them, and the log has room for each.
 fn check_append(message: &Message) -> Result<(), String> {
     let (mut index, mut term) = (message.index, message.log_term);
     check_place(index, term)?;
+    if index == Index::MAX {
+        return Err("nothing can follow the last index there is".to_owned());
+    }
     for entry in message.get_entries() {
         let next = index.checked_add(1);
         let is_in_order = Some(entry.index) == next && entry.term >= term;
@@ -63,6 +67,9 @@ fn check_append(message: &Message) -> Result<(), String> {
                 "entry {} of term {} cannot follow entry {index} of term {term}",
                 entry.index, entry.term
             ));
+        }
+        if entry.compute_size() as usize > ENTRY_BYTES_MAX {
+            return Err(format!("entry {} of {} bytes", entry.index, entry.compute_size()));
         }
         (index, term) = (entry.index, entry.term);
     }

@@ -22,15 +22,12 @@ pub enum WireError {
     /// Not protobuf, or cut off.
     #[error("malformed protobuf: {0}")]
     Malformed(String),
-    /// Its entries do not follow each other, or there are too many or too few of them.
-    #[error("entries that no {0} has")]
-    Entries(&'static str),
     /// It holds a group, a wire type raft never uses.
     #[error("a protobuf group where none may be")]
     Group,
 }
 
-/// Parses a message of a peer.
+/// Parses a message of a peer. What it says, `shape` judges.
 pub fn decode_message(bytes: &Bytes) -> Result<eraftpb::Message, WireError> {
     refuse_groups(bytes, message_fields)?;
     let entries = count_nested(bytes, &[], ENTRIES_FIELD, APPEND_ENTRIES_MAX);
@@ -44,31 +41,7 @@ pub fn decode_message(bytes: &Bytes) -> Result<eraftpb::Message, WireError> {
             refuse_groups(entry.get_data(), conf_change_fields)?;
         }
     }
-    check_entries(&message)?;
     Ok(message)
-}
-
-/// raft-rs and the log believe what a message says of its entries; a peer must not make them panic.
-fn check_entries(message: &eraftpb::Message) -> Result<(), WireError> {
-    use eraftpb::MessageType as T;
-    let entries = message.get_entries();
-    match message.get_msg_type() {
-        T::MsgAppend => {
-            let places = message.index.checked_add(1).map(|first| first..);
-            let follow = places.is_some_and(|mut places| {
-                entries.iter().all(|entry| places.next() == Some(entry.index))
-            });
-            let terms = std::iter::once(message.log_term).chain(entries.iter().map(|e| e.term));
-            if !follow || !terms.is_sorted() || entries.iter().any(|e| e.term > message.term) {
-                return Err(WireError::Entries("MsgAppend"));
-            }
-        }
-        T::MsgReadIndex | T::MsgReadIndexResp if entries.len() != 1 => {
-            return Err(WireError::Entries("MsgReadIndex"));
-        }
-        _ => {}
-    }
-    Ok(())
 }
 
 /// Serializes a message for a peer.
@@ -205,34 +178,6 @@ mod tests {
         entry.data = Bytes::from(vec![0x0b; 100]);
         message.mut_entries().push(entry);
         assert_eq!(decode_message(&encode_message(&message)).unwrap(), message);
-    }
-
-    #[test]
-    fn entries_that_do_not_follow_each_other_are_refused() {
-        let mut append = eraftpb::Message::default();
-        append.set_msg_type(eraftpb::MessageType::MsgAppend);
-        (append.index, append.log_term, append.term) = (4, 2, 3);
-        for (index, term) in [(5, 2), (6, 3)] {
-            let mut entry = eraftpb::Entry::default();
-            (entry.index, entry.term) = (index, term);
-            append.mut_entries().push(entry);
-        }
-        assert!(decode_message(&encode_message(&append)).is_ok());
-        for spoil in [
-            (|m: &mut eraftpb::Message| m.mut_entries()[1].index = 7) as fn(&mut _),
-            |m| m.mut_entries()[0].index = 6,
-            |m| m.mut_entries()[0].term = 1,
-            |m| m.mut_entries()[1].term = 4,
-            |m| m.index = u64::MAX,
-        ] {
-            let mut spoiled = append.clone();
-            spoil(&mut spoiled);
-            let decoded = decode_message(&encode_message(&spoiled));
-            assert_eq!(decoded, Err(WireError::Entries("MsgAppend")));
-        }
-        let mut read = eraftpb::Message::default();
-        read.set_msg_type(eraftpb::MessageType::MsgReadIndex);
-        assert!(decode_message(&encode_message(&read)).is_err());
     }
 
     #[test]

@@ -63,7 +63,9 @@ pub(super) fn of_storage(error: StorageError) -> Failure {
             (Code::Unavailable, "a node runs there: stop it, or name another directory with --data")
         }
         // What was there once and is gone is lost like what is damaged.
-        StorageError::Corrupt { .. } | StorageError::Missing { .. } => (Code::Corrupt, REBUILD),
+        StorageError::Corrupt { .. } | StorageError::Missing { .. } | StorageError::Lost { .. } => {
+            (Code::Corrupt, REBUILD)
+        }
         StorageError::DiskFull { .. } => (Code::DiskFull, MAKE_ROOM),
         StorageError::Exists { .. } => (Code::AlreadyExists, OTHER_DIRECTORY),
         StorageError::Failed { .. } => (Code::LocalFault, LOOK_AT_IT),
@@ -113,7 +115,7 @@ fn of_fault(fault: StoreFault, error: &NodeError) -> Failure {
     match fault {
         StoreFault::Corrupt => failure(Code::Corrupt, error, REBUILD),
         StoreFault::DiskFull => failure(Code::DiskFull, error, MAKE_ROOM),
-        StoreFault::Other => failure(Code::LocalFault, error, LOOK_AT_IT),
+        StoreFault::Closed | StoreFault::Other => failure(Code::LocalFault, error, LOOK_AT_IT),
     }
 }
 
@@ -210,9 +212,11 @@ mod tests {
     #[test]
     fn a_node_that_lost_entries_is_to_be_rebuilt() {
         let lost = Halt::LogLost { leader: NodeId(1), commit: 9, last: 3 };
-        let failure = of_node(NodeError::Halt(lost));
-        assert_eq!(failure.code, Code::Corrupt);
-        assert!(failure.hint.contains("node remove"), "{}", failure.hint);
+        let marked = StorageError::Lost { path: "LOST".into(), reason: lost.to_string() };
+        for failure in [of_node(NodeError::Halt(lost)), of_node(NodeError::Storage(marked))] {
+            assert_eq!(failure.code, Code::Corrupt);
+            assert!(failure.hint.contains("node remove"), "{}", failure.hint);
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::types::{Code, Failure, Index};
 /// guessed at one, would part from its peers.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum StateError {
-    /// Halt: the store failed.
+    /// Halt: the store failed. But a read of one that is closed is asked again.
     #[error(transparent)]
     Store(#[from] KvError),
     /// Halt, and rebuild the node: a stored row is damaged, or contradicts another.
@@ -85,6 +85,8 @@ impl From<StateError> for Failure {
             StateError::Store(KvError { fault, .. }) => match fault {
                 StoreFault::Corrupt => Code::Corrupt,
                 StoreFault::DiskFull => Code::DiskFull,
+                // A snapshot took the place of what was being read.
+                StoreFault::Closed => Code::NotReady,
                 StoreFault::Other => Code::LocalFault,
             },
             StateError::Corrupt { .. } => Code::Corrupt,
@@ -101,5 +103,23 @@ impl From<RequestError> for Failure {
             RequestError::Refused(failure) => failure,
             RequestError::State(error) => error.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Retry;
+
+    #[test]
+    fn a_read_of_a_state_that_was_replaced_may_be_asked_again() {
+        let of = |fault| {
+            let (attempted, cause) = ("reading".to_owned(), "why".to_owned());
+            Failure::from(StateError::from(KvError { attempted, cause, fault }))
+        };
+        let closed = of(StoreFault::Closed);
+        assert_eq!((closed.code, closed.retry), (Code::NotReady, Retry::Later));
+        assert_eq!(of(StoreFault::Other).code, Code::LocalFault);
+        assert_eq!(of(StoreFault::Corrupt).code, Code::Corrupt);
     }
 }

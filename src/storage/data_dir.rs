@@ -11,10 +11,11 @@
 //!   state/CURRENT        the live generation
 //!   state/PLAN           an install that has begun
 //!   snapshots/  incoming/
+//!   LOST                 this node lost acknowledged entries and never starts again
 //! ```
 //!
-//! An install goes: PLAN durable, raft log reset to the snapshot, CURRENT flipped, PLAN removed, old
-//! generations deleted. Each step is durable before the next begins, and may be done twice; so a
+//! An install goes: PLAN durable, raft log reset to the snapshot, CURRENT flipped, PLAN removed; old
+//! generations are deleted later. Each step is durable before the next begins, and may be done twice; so a
 //! crash anywhere leaves the node wholly before the install (no PLAN yet) or wholly after it (once
 //! `redo_install_at_boot` has run). A damaged file here is an error for a person to see: it never
 //! leads to the deletion of a state.
@@ -63,6 +64,8 @@ pub struct DataDir {
 const CURRENT_PLACE: &[u8] = b"current generation";
 const CURRENT_VERSION: u8 = 1;
 const CURRENT_BYTES_MAX: usize = 64;
+
+const LOST_BYTES_MAX: usize = 64 * 1024;
 
 const SEEDS_PLACE: &[u8] = b"seeds";
 const SEEDS_VERSION: u8 = 1;
@@ -209,8 +212,8 @@ impl DataDir {
         durable_file::replace(&self.plan(), &encode_install_plan(&InstallPlanRecord::from(*plan)))
     }
 
-    /// The last steps, once the raft log is reset: CURRENT flips, the plan goes, and so do old
-    /// generations. The caller has discarded the old state database, or has not opened it yet.
+    /// The last steps, once the raft log is reset: CURRENT flips, and the plan goes. Old generations
+    /// may then be removed, at leisure: see `remove_old_generations`.
     pub fn finish_install(&self) -> Result<Generation, StorageError> {
         let attempted = "finishing the install of a snapshot";
         let Some(plan) = self.pending_install()? else {
@@ -219,8 +222,16 @@ impl DataDir {
         self.require_generation(attempted, plan.generation)?;
         self.flip_current(plan.generation)?;
         self.remove_plan()?;
-        self.remove_other_generations(plan.generation)?;
         Ok(plan.generation)
+    }
+
+    /// Removes all generations before `live`, which must be the live one or have been it. Those after
+    /// it stay: the next may be in the making. The caller has discarded the old state databases.
+    pub fn remove_old_generations(&self, live: Generation) -> Result<(), StorageError> {
+        for found in self.generations()?.into_iter().filter(|found| *found < live) {
+            durable_file::remove_directory(&self.generation(found))?;
+        }
+        Ok(())
     }
 
     /// Finishes an install that a crash interrupted, and clears what an earlier one left behind. To
@@ -252,7 +263,29 @@ impl DataDir {
             log.reset_to(plan.start, plan.hard_state)?;
         }
         self.finish_install()?;
+        self.remove_other_generations(plan.generation)?;
         Ok(Some(plan))
+    }
+
+    /// Notes for all later starts that this node lost acknowledged entries, and how that came out.
+    pub fn mark_lost(&self, reason: &str) -> Result<(), StorageError> {
+        durable_file::replace(&self.lost(), reason.as_bytes())
+    }
+
+    /// `Lost` if `mark_lost` was ever called here. That the file is there decides, whatever it says.
+    pub fn check_not_lost(&self) -> Result<(), StorageError> {
+        let path = self.lost();
+        match durable_file::read(&path, LOST_BYTES_MAX)? {
+            None => Ok(()),
+            Some(bytes) => {
+                let reason = String::from_utf8_lossy(&bytes).into_owned();
+                Err(StorageError::Lost { path, reason })
+            }
+        }
+    }
+
+    fn lost(&self) -> PathBuf {
+        self.path.join("LOST")
     }
 
     /// Remembers nodes to ask for admission, id and raft address each, until there is a state to

@@ -62,6 +62,15 @@ pub enum StorageError {
         /// What is wrong with the bytes.
         cause: String,
     },
+    /// Halt for ever: this node has lost entries that it had acknowledged, and may not vote again. It
+    /// is rebuilt under a new raft id.
+    #[error("{} says: {reason}; remove this node and join anew", path.display())]
+    Lost {
+        /// The mark that it left when it found out.
+        path: PathBuf,
+        /// How it found out.
+        reason: String,
+    },
     /// Halt: no room on the disk. A restart may succeed once there is.
     #[error("{attempted}: the disk is full: {cause}")]
     DiskFull {
@@ -89,6 +98,7 @@ impl StorageError {
             | StorageError::Exists { .. }
             | StorageError::Refused { .. } => Remedy::Reject,
             StorageError::Corrupt { .. }
+            | StorageError::Lost { .. }
             | StorageError::DiskFull { .. }
             | StorageError::Failed { .. } => Remedy::Halt,
         }

@@ -346,7 +346,7 @@ impl StateDb {
         let closed = KvError {
             attempted: "using the state".to_owned(),
             cause: "it was closed".to_owned(),
-            fault: StoreFault::Other,
+            fault: StoreFault::Closed,
         };
         self.inner.failed.get_or_init(|| closed);
         self.inner.database.cancel_all_background_work(true);
@@ -358,6 +358,6 @@ fn failed(error: KvError) -> StorageError {
     match fault {
         StoreFault::Corrupt => StorageError::Corrupt { attempted, cause },
         StoreFault::DiskFull => StorageError::DiskFull { attempted, cause },
-        StoreFault::Other => StorageError::Failed { attempted, cause },
+        StoreFault::Closed | StoreFault::Other => StorageError::Failed { attempted, cause },
     }
 }

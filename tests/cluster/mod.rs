@@ -137,6 +137,11 @@ impl Cluster {
         number
     }
 
+    /// Gives a node that does not run another raft address for its next start.
+    pub fn move_raft(&mut self, number: usize) {
+        self.node_mut(number).addresses.raft = self.draw_port();
+    }
+
     /// Starts a node, for the first time or again, and waits until it answers.
     pub fn start(&mut self, number: usize) {
         self.launch(number);

@@ -49,7 +49,7 @@ impl TestNode {
 
     async fn next_call(&mut self) -> (NodeId, Bytes, oneshot::Sender<Bytes>) {
         loop {
-            if let Inbound::Call { from, request, respond } = self.next().await {
+            if let Inbound::Call { from, request, respond, .. } = self.next().await {
                 return (from, request, respond);
             }
         }
@@ -205,6 +205,38 @@ async fn a_peer_that_moves_is_followed_and_one_that_is_forgotten_is_left() {
     assert!(!sender.peers.is_connected(NodeId(2)));
     let result = sender.peers.call(NodeId(2), Bytes::new(), PATIENCE).await;
     assert!(matches!(result, Err(CallError::NeverSent { .. })), "{result:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_came_back_elsewhere_is_reached_where_it_is_heard() {
+    let ca = authority(1);
+    let mut survivor = node(&ca, 1);
+    let moved_identity = identity(&ca, 2);
+    let moved = node_of(&moved_identity, "127.0.0.1:0".parse().unwrap(), 64);
+    moved.knows(1, &survivor);
+    survivor.peers.set_address(NodeId(2), "nobody.invalid:1");
+    // Its calls say where it is, though this node cannot reach it yet.
+    let calling = moved.peers.clone();
+    tokio::spawn(async move { calling.call(NodeId(1), Bytes::new(), PATIENCE).await });
+    let heard_at = loop {
+        if let Inbound::Call { address, .. } = survivor.next().await {
+            break address;
+        }
+    };
+    assert_eq!(heard_at, moved.address);
+    assert!(!survivor.peers.is_connected(NodeId(2)));
+    survivor.peers.learn_address(NodeId(2), heard_at);
+    until(|| survivor.peers.is_connected(NodeId(2))).await;
+
+    // An address that is wrong costs one attempt: the known one comes after it.
+    survivor.knows(2, &moved);
+    let address = moved.address;
+    moved.peers.shutdown().await;
+    drop(moved);
+    until(|| !survivor.peers.is_connected(NodeId(2))).await;
+    survivor.peers.learn_address(NodeId(2), "127.0.0.1:9".parse().unwrap());
+    let _again = node_of(&moved_identity, address, 64);
+    until(|| survivor.peers.is_connected(NodeId(2))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,11 +6,13 @@ use proptest::prelude::*;
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::cluster::Cluster;
-use crate::limits::TERM_LEAP_MAX;
-use crate::raft::Input;
+use crate::codec::encode_entry as encode_command;
+use crate::limits::{ENTRY_BYTES_MAX, REQUEST_BYTES_MAX, TERM_LEAP_MAX};
 use crate::raft::core::Halt;
 use crate::raft::shape::{Own, READ_CONTEXT_BYTES, check};
-use crate::types::{Index, NodeId, Term};
+use crate::raft::wire::encode_entry;
+use crate::raft::{ClientRequest, Input};
+use crate::types::{Code, Index, NodeId, Term};
 
 fn message(kind: MessageType, from: u64, to: u64, term: Term) -> Message {
     let mut message = Message::default();
@@ -39,6 +41,30 @@ fn entries_that_do_not_follow_one_another_are_dropped() {
     assert_eq!(cluster.core(3).log_range().1, last);
     cluster.write(1, 3, 10);
     cluster.assert_equal(3, 1);
+}
+
+#[test]
+fn an_append_holds_entries_in_order_of_its_term_or_before_that_fit_the_log() {
+    let own = Own { term: 3, last: 4, leads: false };
+    let mut append = message(MessageType::MsgAppend, 1, 3, 3);
+    (append.index, append.log_term) = (4, 2);
+    append.mut_entries().push(entry(5, 2, vec![]));
+    append.mut_entries().push(entry(6, 3, vec![]));
+    check(&append, own).unwrap();
+    for spoil in [
+        (|m: &mut Message| m.mut_entries()[1].index = 7) as fn(&mut Message),
+        |m| m.mut_entries()[0].index = 6,
+        |m| m.mut_entries()[0].term = 1,
+        |m| m.mut_entries()[0].term = 0,
+        |m| m.mut_entries()[1].term = 4,
+        |m| m.mut_entries()[1].data = Bytes::from(vec![0; ENTRY_BYTES_MAX]),
+        |m| m.index = u64::MAX,
+        |m| (m.index, m.entries) = (u64::MAX, Vec::new().into()),
+    ] {
+        let mut spoiled = append.clone();
+        spoil(&mut spoiled);
+        assert!(check(&spoiled, own).is_err(), "{spoiled:?}");
+    }
 }
 
 #[test]
@@ -77,6 +103,23 @@ fn a_leader_that_counts_on_entries_this_node_has_not_halts_it_and_a_stranger_doe
     heartbeat.from = 1;
     let halt = cluster.try_deliver(1, 3, &heartbeat).unwrap_err();
     assert!(matches!(halt, Halt::LogLost { .. }), "{halt}");
+}
+
+#[test]
+fn a_command_that_no_entry_can_hold_is_refused_before_it_is_proposed() {
+    let mut cluster = Cluster::alone();
+    let last = cluster.core(1).log_range().1;
+    for bytes in [REQUEST_BYTES_MAX + 1, ENTRY_BYTES_MAX] {
+        let request = ClientRequest::Propose(Bytes::from(vec![7; bytes]));
+        let waiter = cluster.client(1, request);
+        let answer = &cluster.machine(1).answers[&waiter];
+        assert_eq!(answer.as_ref().unwrap_err().code, Code::BatchTooLarge);
+    }
+    assert_eq!(cluster.core(1).log_range().1, last);
+    // What the entry adds to the largest one has room.
+    let data = encode_command(u64::MAX, &vec![7; REQUEST_BYTES_MAX]);
+    let stored = encode_entry(&entry(u64::MAX, u64::MAX, data.to_vec()));
+    assert!(stored.bytes.len() <= ENTRY_BYTES_MAX);
 }
 
 #[test]

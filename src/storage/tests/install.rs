@@ -112,7 +112,12 @@ fn an_install_without_a_crash_leaves_only_the_new_state() {
     log.reset_to(plan.start, plan.hard_state).unwrap();
     assert_eq!(directory.finish_install().unwrap(), plan.generation);
     assert_eq!(state_content(&directory), "new");
+    // The next may be in the making while the old one is removed.
+    let next = directory.generation(Generation(3));
+    fs::create_dir(&next).unwrap();
+    directory.remove_old_generations(plan.generation).unwrap();
     assert!(!directory.generation(Generation(1)).exists());
+    assert!(directory.generation(plan.generation).exists() && next.exists());
     assert!(matches!(directory.finish_install().unwrap_err(), StorageError::Refused { .. }));
     assert_eq!(directory.next_generation().unwrap().0, Generation(3));
 }
@@ -180,6 +185,22 @@ fn a_plan_older_than_the_log_is_refused() {
     let error = directory.redo_install_at_boot(&log).unwrap_err();
     assert!(matches!(error, StorageError::Corrupt { .. }), "{error}");
     assert_eq!(log.hard_state(), hard_state(3, 1, 4));
+}
+
+#[test]
+fn a_node_that_lost_acknowledged_entries_is_refused_at_every_later_start() {
+    let root = tempfile::tempdir().unwrap();
+    {
+        let directory = DataDir::open(root.path()).unwrap();
+        directory.check_not_lost().unwrap();
+        directory.mark_lost("node 1 counts on entry 9").unwrap();
+    }
+    for text in [&b"node 1 counts on entry 9"[..], b"", b"\xff\xfe"] {
+        fs::write(root.path().join("LOST"), text).unwrap();
+        let error = DataDir::open(root.path()).unwrap().check_not_lost().unwrap_err();
+        assert!(matches!(error, StorageError::Lost { .. }), "{error}");
+        assert!(error.to_string().contains("remove this node and join anew"), "{error}");
+    }
 }
 
 #[test]
