@@ -100,7 +100,8 @@ fn a_wiped_node_is_refused_under_its_old_id_and_joins_anew_under_another() {
 
 #[test]
 fn a_directory_that_holds_a_node_without_its_keys_is_refused_and_costs_no_token() {
-    let mut cluster = Cluster::of_one(&[]);
+    // A voter that dies would leave the other one without a majority to make a token.
+    let mut cluster = Cluster::of_one(&["membership.promote=false"]);
     let second = cluster.join(&[]);
     cluster.wait_until_installed(second);
     cluster.node_mut(second).kill();
