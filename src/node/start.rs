@@ -62,6 +62,15 @@ pub struct Options {
     pub snapshots: super::snapshots::Options,
 }
 
+impl Options {
+    /// Where there is a state it knows better whom to ask, and of nodes removed since it knows that
+    /// too.
+    fn without_needless_seeds(self, has_state: bool) -> Options {
+        let seeds = if has_state { Vec::new() } else { self.seeds };
+        Options { seeds, ..self }
+    }
+}
+
 /// Times and budgets of consensus; see `raft::Config`.
 #[derive(Clone, Debug)]
 pub struct RaftOptions {
@@ -198,26 +207,21 @@ impl Node {
         logger: Logger,
     ) -> Result<Node, NodeError> {
         let disk = open_disk(&options, &data, &logger)?;
-        let net_options = || net::Options { logger: logger.clone() };
-        let raft_endpoint =
-            Endpoint::bind(Lane::Raft, options.listen_raft, &identity, net_options())?;
+        let bind = |lane, address| {
+            Endpoint::bind(lane, address, &identity, net::Options { logger: logger.clone() })
+        };
+        let raft_endpoint = bind(Lane::Raft, options.listen_raft)?;
         let bulk_endpoint = {
             let _inside = bulk_runtime.enter();
-            Endpoint::bind(Lane::Bulk, options.listen_bulk, &identity, net_options())?
+            bind(Lane::Bulk, options.listen_bulk)?
         };
         let runtime = tokio::runtime::Handle::current();
         let (failures, failures_receiver) = mpsc::unbounded_channel();
         let (inbox, inbox_receiver) = Inbox::new();
         let (inbound_sender, inbound_receiver) = mpsc::channel::<Inbound>(INBOUND_MAX);
         let peers = Peers::start(raft_endpoint, logger.clone(), inbound_sender);
-        // Where there is a state it knows better, and of nodes removed since it knows that too.
-        let options = match &disk.state {
-            Some(_) => Options { seeds: Vec::new(), ..options },
-            None => options,
-        };
-        for (node, address) in &options.seeds {
-            peers.set_address(*node, address);
-        }
+        let options = options.without_needless_seeds(disk.state.is_some());
+        options.seeds.iter().for_each(|(node, address)| peers.set_address(*node, address));
         let stop = CancellationToken::new();
         let nodes = disk.state.as_ref().map(State::nodes).unwrap_or_default();
         let nodes = watch::Sender::new(nodes);
