@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::{BulkEvent, BulkReceiver, BulkSender};
-use crate::limits::{CHUNK_BYTES_MIN, MIB};
+use crate::limits::{BULK_RATE_MIN, CHUNK_BYTES_MIN, CONNECTIONS_PER_IDENTITY_MAX, MIB};
 use crate::net::testing::{authority, endpoint, identity, logger};
 use crate::net::{CertificateAuthority, Endpoint, Lane};
 use crate::snapshot_store::{
@@ -293,4 +293,27 @@ async fn an_unknown_snapshot_is_refused_and_a_new_offer_asked_for() {
     };
     let reason = timeout(PATIENCE, wait).await.unwrap();
     assert!(reason.contains("does not have the snapshot"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_often_a_waiting_receiver_is_cut_it_is_served_again() {
+    // Writers that wait for their turn must end with their connection: the source counts those.
+    let authority = authority(5);
+    let source = Source::start(&authority, 1, 4 * MIB);
+    let root = TempDir::new().unwrap();
+    let mut sink = start_sink(&authority, root.path(), &plenty());
+    assert!(source.sender.limit(BULK_RATE_MIN));
+    assert!(sink.receiver.offer(source.reference(&[(1, &source)]), 40, 300));
+    let mut received = 0;
+    for cuts in 1..=CONNECTIONS_PER_IDENTITY_MAX as u64 + 2 {
+        sink.until(|status| status.received_bytes > received && status.done_bytes > 0).await;
+        received = sink.receiver.status().unwrap().received_bytes;
+        let address = source.endpoint.local_address().to_string();
+        let connection = sink.endpoint.connect(NodeId(1), &address).await.unwrap();
+        sink.until(|status| status.resumes >= cuts).await;
+        drop(connection);
+    }
+    assert!(source.sender.limit(0));
+    let parts = sink.durable().await;
+    assert_eq!(fs::read(parts.join("000012.sst")).unwrap(), source.content);
 }
