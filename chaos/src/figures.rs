@@ -39,6 +39,10 @@ pub struct Figures {
     pub pulls_resumed: u64,
     /// Snapshots pulled to the last byte.
     pub snapshots_pulled: u64,
+    /// Those of them that went on after a cut or a crash, with bytes staged.
+    pub pulled_through_faults: u64,
+    /// Runs with at least one of these.
+    pub seeds_through_faults: u64,
     /// Snapshots installed.
     pub snapshots_installed: u64,
     /// Installs that a crash interrupted and the next boot finished.
@@ -84,6 +88,8 @@ impl Figures {
             ("pulls", &mut self.pulls),
             ("pulls resumed", &mut self.pulls_resumed),
             ("snapshots pulled", &mut self.snapshots_pulled),
+            ("through faults", &mut self.pulled_through_faults),
+            ("seeds with such a pull", &mut self.seeds_through_faults),
             ("snapshots installed", &mut self.snapshots_installed),
             ("installs redone", &mut self.installs_redone),
             ("digests compared", &mut self.digests_compared),

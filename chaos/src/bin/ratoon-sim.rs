@@ -21,7 +21,8 @@ struct Arguments {
     twice: bool,
 }
 
-fn arguments() -> Result<Arguments, String> {
+/// None: only help is wanted.
+fn arguments() -> Result<Option<Arguments>, String> {
     let mut parsed = Arguments { first: 1, count: 1, steps: 0, trace: false, twice: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -35,21 +36,27 @@ fn arguments() -> Result<Arguments, String> {
             "--steps" => parsed.steps = number()?,
             "--trace" => parsed.trace = true,
             "--twice" => parsed.twice = true,
+            "--help" | "-h" => return Ok(None),
             _ => return Err(format!("unknown argument {word}")),
         }
     }
-    Ok(parsed)
+    Ok(Some(parsed))
 }
 
 fn main() -> ExitCode {
     let arguments = match arguments() {
-        Ok(arguments) => arguments,
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         Err(problem) => {
             eprintln!("{problem}\n{USAGE}");
             return ExitCode::from(2);
         }
     };
     let (mut total, mut failed, started) = (Figures::default(), 0, Instant::now());
+    let mut steps = Vec::new();
     for seed in arguments.first..arguments.first.saturating_add(arguments.count) {
         let options = Options { seed, steps: arguments.steps, trace: arguments.trace };
         let report = run(&options);
@@ -61,6 +68,7 @@ fn main() -> ExitCode {
             }
         }
         total.add(&report.figures);
+        steps.push(report.figures.steps);
         if arguments.count == 1 {
             println!("trace {:016x}", report.trace_hash);
         }
@@ -77,6 +85,8 @@ fn main() -> ExitCode {
     for (name, count) in total.list() {
         println!("{name:>22} {count}");
     }
+    steps.sort_unstable();
+    println!("{:>22} {}", "median steps", steps.get(steps.len() / 2).copied().unwrap_or(0));
     println!("{:>22} {:.1}", "seconds", started.elapsed().as_secs_f64());
     println!("{:>22} {failed}", "failed seeds");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -118,6 +118,12 @@ impl World {
             Event::Progress(status) => self.report_pull(node, &status, false),
             Event::Durable { id, manifest, index } => {
                 self.figures.snapshots_pulled += 1;
+                let now = self.machine(node).now(self.now_us);
+                let status = self.machine_mut(node).alive().bulk.machine.status(now);
+                if status.is_some_and(|status| status.resumes > 0) {
+                    self.figures.pulled_through_faults += 1;
+                    self.figures.seeds_through_faults = 1;
+                }
                 self.trace.note(self.now_us, node, "durable", [index]);
                 let original = self.contents.get(&id).context("nobody ever built it")?.clone();
                 self.machine(node).disk.staging.durable(id, &original)?;
