@@ -94,8 +94,15 @@ pub fn write_json(path: &Path, name: &str, document: &impl Serialize) -> Result<
     Ok(())
 }
 
-/// Says how it ended.
-pub fn exit(ended: Result<(), Failed>) -> ExitCode {
+/// Runs a benchmark to its end and says how it ended.
+pub async fn finish(work: impl Future<Output = Result<(), Failed>>) -> ExitCode {
+    let ended = tokio::select! {
+        ended = work => ended,
+        // Returning drops all that runs, which ends it and removes its files.
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.map_err(Failed::from).and(Err("interrupted".into()))
+        }
+    };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -43,14 +43,7 @@ const FLAGS: &[Flag] = &[
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let ended = tokio::select! {
-        ended = run() => ended,
-        // Returning drops all that runs, which ends it and removes its files.
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.map_err(Failed::from).and(Err("interrupted".into()))
-        }
-    };
-    report::exit(ended)
+    report::finish(run()).await
 }
 
 /// What is measured, from the flags.

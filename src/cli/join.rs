@@ -16,7 +16,7 @@ Done already, it changes nothing. `ratoon start --join TOKEN` does the same and 
 
 Example:
   ratoon join --data /var/lib/ratoon --advertise-raft node4:7400 \\
-      --advertise-bulk node4:7401 --advertise-api node4:7402 ratoon1.XXXX";
+      --advertise-bulk node4:7401 --advertise-api node4:7402 \"$TOKEN\"";
 
 /// What `join` takes.
 #[derive(Debug, Args)]

@@ -21,7 +21,7 @@ that is, goes on as it was, so that the same command serves every start.
 Examples:
   ratoon start --data /var/lib/ratoon
   ratoon start --data /var/lib/ratoon --advertise-raft node4:7400 \\
-      --advertise-bulk node4:7401 --advertise-api node4:7402 --join ratoon1.XXXX";
+      --advertise-bulk node4:7401 --advertise-api node4:7402 --join \"$TOKEN\"";
 
 /// What `start` takes.
 #[derive(Debug, Args)]

@@ -278,15 +278,18 @@ impl Snapshots {
                 let prepared = tokio::task::spawn_blocking(move || prepare(&attempt, id)).await;
                 match prepared {
                     Ok(Ok(generation)) => break Input::SnapshotPrepared { id, generation },
+                    Ok(Err(PrepareError::Local(reason))) => {
+                        slog::error!(shared.logger, "a pulled snapshot cannot be opened yet";
+                            "snapshot" => %id, "error" => reason);
+                        tokio::time::sleep(PREPARE_PAUSE).await;
+                    }
                     Ok(Err(PrepareError::Unfit(reason))) => {
                         let rejected = shared.snapshots.receiver.rejected(id, reason.clone());
                         shared.snapshots.note_told(rejected);
                         break Input::PrepareFailed { id, reason };
                     }
-                    Ok(Err(PrepareError::Local(reason))) => {
-                        slog::error!(shared.logger, "a pulled snapshot cannot be opened yet";
-                            "snapshot" => %id, "error" => reason);
-                        tokio::time::sleep(PREPARE_PAUSE).await;
+                    Err(error) if error.is_panic() => {
+                        break Input::PrepareFailed { id, reason: error.to_string() };
                     }
                     // The node is shutting down.
                     Err(_) => return,

@@ -112,7 +112,9 @@ impl Core {
         wants_new_offer: bool,
     ) {
         if index <= self.commit_index() && !self.install.holds(id) {
-            return self.discard(id, index, "the log has caught up");
+            // Without a report: a word of life may come late, after that of success.
+            slog::debug!(self.logger, "a pull is not needed any more"; "snapshot" => %id);
+            return self.outputs.push_back(Output::DiscardSnapshot { id });
         }
         if let Some(to) = self.other_leader() {
             let progress = Output::SendProgress { to, id, index, source, wants_new_offer };
