@@ -78,6 +78,16 @@ bench: prepare ## Run the benchmarks. Arguments: ARGS='--json out.json --runs 5'
 chaos: prepare ## Simulate clusters under faults, SEEDS=100 of them. (The storm on real processes does not exist yet.)
 	$(CARGO) run --locked --package ratoon-chaos --bin ratoon-sim -- --seeds $(SEEDS)
 
+# Built apart from everything else: the feature is on for this one program, and `ratoon` stays as it is.
+.PHONY: faulty
+faulty: prepare ## Build `ratoon-faulty`, the program with failpoints.
+	$(CARGO) build --locked --features faults --bin ratoon-faulty
+	@echo "built: $(CARGO_TARGET_DIR)/debug/ratoon-faulty"
+
+.PHONY: faults
+faults: faulty ## Kill real nodes at every failpoint. Arguments: ARGS='--only install'.
+	$(CARGO) run --locked --package ratoon-chaos --bin ratoon-faults -- $(ARGS)
+
 .PHONY: grpc-client
 grpc-client: build ## Talk to a cluster with a Python client that knows only reflection.
 	@.ci/prepare --python

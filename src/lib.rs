@@ -5,6 +5,7 @@
 
 // Floor 0: words, bytes, bounds.
 pub mod codec;
+pub mod fault;
 pub mod kv;
 pub mod limits;
 pub mod manifest;

@@ -8,6 +8,10 @@ use std::process::ExitCode;
 
 use ratoon::cli;
 
+// What a person runs never holds a failpoint, whatever features a build turns on.
+#[cfg(feature = "faults")]
+compile_error!("`ratoon` has no failpoints: build `ratoon-faulty` alone, with --bin ratoon-faulty");
+
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         // If stderr is closed there is nobody to tell; the exit code still speaks.

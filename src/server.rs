@@ -15,9 +15,10 @@ use bytes::Bytes;
 use slog::{Discard, Logger, info, o};
 use tokio_util::sync::CancellationToken;
 
-use self::failure::{of_api, of_file, of_http, of_net, of_node, of_storage};
+use self::failure::{of_api, of_http, of_net, of_node, of_storage};
 use crate::client::{Client, Options as ClientOptions, Profile};
 use crate::config::{Config, FILE_NAME, SnapshotMode};
+use crate::fault::{self, Point};
 use crate::net::{CertificateAuthority, Identity, NetError, NodeKey, probe_ca, seal};
 use crate::node::{
     Handle, Node, Options, RaftOptions, SnapshotOptions, create_first, create_joiner,
@@ -58,16 +59,15 @@ pub struct Initialized {
 }
 
 /// Makes a cluster of one node in `config.data`. Refused if a node lives there already, or if the
-/// profile's name is taken.
+/// profile's name is taken. One that was cut off when all but the profile was made is finished.
 pub async fn init(config: &Config, options: &InitOptions) -> Result<Initialized, Failure> {
+    if config.data.join("identity").exists() {
+        return finish_init(config, options);
+    }
     // Before anything is created: what cannot be handed over must not be made.
     Profile::refuse_existing(&options.config_directory, &options.profile)?;
     let data = open_data(config)?;
     let shown = config.data.display();
-    if data.identity().exists() {
-        return Err(Failure::new(Code::AlreadyExists, format!("{shown} holds a node already"))
-            .hint("start it with `ratoon start`, or name another directory"));
-    }
     if data.raft().exists() || data.current_generation().map_err(of_storage)?.is_some() {
         let message = format!("{shown} holds what an `init` that was cut off left behind");
         return Err(Failure::new(Code::AlreadyExists, message).hint("empty it and try again"));
@@ -88,9 +88,6 @@ pub async fn init(config: &Config, options: &InitOptions) -> Result<Initialized,
         ca_certificate: authority.certificate_der().to_vec(),
         created_unix_ms: unix_ms(),
     };
-    let logger = Logger::root(Discard, o!());
-    write_settings(config)?;
-    create_first(&data, &storage_options(config), &genesis, &logger).map_err(of_node)?;
     let (certificate_pem, key_pem) = authority.issue_client("admin").map_err(of_net)?;
     let profile = Profile {
         endpoints: vec![config.advertise.api.clone()],
@@ -98,17 +95,32 @@ pub async fn init(config: &Config, options: &InitOptions) -> Result<Initialized,
         certificate_pem,
         key_pem,
     };
+    // First, so that there is no cluster to which nobody has the key.
+    profile.stage_in(&options.config_directory, cluster)?;
+    save_settings(&data, config)?;
+    let logger = Logger::root(Discard, o!());
+    create_first(&data, &storage_options(config), &genesis, &logger).map_err(of_node)?;
     // Last of what is in the directory: with the identity it is a node's.
     identity.create(&data.identity()).map_err(of_net)?;
-    // And after that the profile, so that there is none of a cluster that was never made.
-    let profile_path =
-        profile.create_in(&options.config_directory, &options.profile).map_err(|failure| {
-            let hint = format!(
-                "nobody has the key to the new cluster: empty {shown} and run `ratoon init` again; {}",
-                failure.hint
-            );
-            failure.hint(hint)
-        })?;
+    publish_profile(&identity, options)
+}
+
+/// The end of an `init` that was cut off after the node was made; refuses any other node.
+fn finish_init(config: &Config, options: &InitOptions) -> Result<Initialized, Failure> {
+    let data = open_data(config)?;
+    let identity = Identity::load(&data.identity()).map_err(of_net)?;
+    if Profile::is_staged_in(&options.config_directory, identity.cluster()) {
+        return publish_profile(&identity, options);
+    }
+    let message = format!("{} holds a node already", config.data.display());
+    Err(Failure::new(Code::AlreadyExists, message)
+        .hint("start it with `ratoon start`, or name another directory"))
+}
+
+/// After everything else, so that no command finds a profile of a cluster that was never made.
+fn publish_profile(identity: &Identity, options: &InitOptions) -> Result<Initialized, Failure> {
+    let (cluster, node) = (identity.cluster(), identity.node());
+    let profile_path = Profile::publish_in(&options.config_directory, &options.profile, cluster)?;
     Ok(Initialized { cluster, node, profile_path })
 }
 
@@ -132,9 +144,10 @@ pub async fn join(config: &Config, token: &JoinToken) -> Result<NodeId, Failure>
     // Before the token is used up: a directory that cannot hold the node must not cost it.
     create_joiner(&data, &storage_options(config), &Logger::root(Discard, o!()))
         .map_err(of_node)?;
-    write_settings(config)?;
+    save_settings(&data, config)?;
     let key = NodeKey::generate().map_err(of_net)?;
     let answer = ask_to_join(config, token, &key).await?;
+    fault::point(Point::JoinAdmitted);
     let secret = <[u8; 32]>::try_from(&answer.cluster_secret[..])
         .map_err(|_| Failure::new(Code::Internal, "the cluster answered with a cut off secret"))?;
     let identity = Identity::new(&answer.ca_certificate_der, &answer.certificate_der, &key, secret)
@@ -368,10 +381,8 @@ fn open_data(config: &Config) -> Result<Arc<DataDir>, Failure> {
 }
 
 /// The settings as they are now become the file's, so that the next start needs no flags.
-fn write_settings(config: &Config) -> Result<(), Failure> {
-    let path = config.data.join(FILE_NAME);
-    std::fs::write(&path, config.render_toml())
-        .map_err(|error| of_file(&format!("writing {}", path.display()), &error))
+fn save_settings(data: &DataDir, config: &Config) -> Result<(), Failure> {
+    data.save_settings(FILE_NAME, &config.render_toml()).map_err(of_storage)
 }
 
 fn unix_ms() -> u64 {

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cluster;
 mod corruption;
+mod faults;
 mod full_disk;
 mod replication;
 mod resume;

@@ -7,12 +7,13 @@ use std::env;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Code, Failure, Name};
+use crate::fault::{self, Point};
+use crate::types::{ClusterId, Code, Failure, Name};
 
 /// Largest profile that is read, bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -102,21 +103,39 @@ impl Profile {
     /// answers with the file.
     pub fn save_to(&self, config_directory: &Path, name: &str) -> Result<PathBuf, Failure> {
         let path = path(config_directory, name)?;
-        write_private(&path, self.to_toml()?.as_bytes(), put_over)
+        write_private(&path, self.to_toml()?.as_bytes())
             .map_err(|error| unwritable(&path, &error))?;
         Ok(path)
     }
 
-    /// The same for a new profile: one of that name is left as it is, since it may hold the only key
-    /// to another cluster, and `AlreadyExists` is the answer.
-    pub fn create_in(&self, config_directory: &Path, name: &str) -> Result<PathBuf, Failure> {
+    /// Lays the first profile of a new cluster down where no command looks, until `publish_in`:
+    /// whatever becomes of the making of the cluster, its only key is safe.
+    pub fn stage_in(&self, config_directory: &Path, cluster: ClusterId) -> Result<(), Failure> {
+        let path = staged_path(config_directory, cluster);
+        write_private(&path, self.to_toml()?.as_bytes())
+            .and_then(|()| fault::fail(Point::ProfileStaged))
+            .map_err(|error| unwritable(&path, &error))
+    }
+
+    /// Whether a profile of `cluster` is staged.
+    pub fn is_staged_in(config_directory: &Path, cluster: ClusterId) -> bool {
+        fs::symlink_metadata(staged_path(config_directory, cluster)).is_ok()
+    }
+
+    /// Gives the staged profile of `cluster` its name; answers with the file. A profile of that name
+    /// is left as it is, since it may hold the only key to another cluster, and `AlreadyExists` is
+    /// the answer.
+    pub fn publish_in(
+        config_directory: &Path,
+        name: &str,
+        cluster: ClusterId,
+    ) -> Result<PathBuf, Failure> {
         let path = path(config_directory, name)?;
-        write_private(&path, self.to_toml()?.as_bytes(), put_beside).map_err(
-            |error| match error.kind() {
-                io::ErrorKind::AlreadyExists => taken(name, &path),
-                _ => unwritable(&path, &error),
-            },
-        )?;
+        let staged = staged_path(config_directory, cluster);
+        put_beside(&staged, &path).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => taken(name, &path),
+            _ => unwritable(&path, &error),
+        })?;
         Ok(path)
     }
 
@@ -164,6 +183,11 @@ fn path(config_directory: &Path, name: &str) -> Result<PathBuf, Failure> {
     Ok(config_directory.join("profiles").join(format!("{name}.toml")))
 }
 
+/// No profile is listed or found under such a name.
+fn staged_path(config_directory: &Path, cluster: ClusterId) -> PathBuf {
+    config_directory.join("profiles").join(format!("{cluster}.staged"))
+}
+
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
     refused(format!("{} cannot be read: {error}", path.display()), "check the file's permissions")
 }
@@ -181,16 +205,12 @@ fn taken(name: &str, path: &Path) -> Failure {
         .hint("it may hold the only key to another cluster; name a new one with --profile NAME")
 }
 
-/// Writes `path` whole or not at all: temporary file, fsync, `place`, fsync of the directory.
-fn write_private(
-    path: &Path,
-    bytes: &[u8],
-    place: fn(&Path, &Path) -> io::Result<()>,
-) -> io::Result<()> {
+/// Writes `path` whole or not at all: temporary file, fsync, rename, fsync of the directory.
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().expect("a profile's path has a directory");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let temporary = path.with_extension(format!("toml.{}.tmp", std::process::id()));
-    let written = write_durably(&temporary, bytes).and_then(|()| place(&temporary, path));
+    let written = write_durably(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // The first error is the one that matters; a leftover temporary file is replaced next time.
         let _left_over = fs::remove_file(&temporary);
@@ -208,15 +228,22 @@ fn write_durably(temporary: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Puts the temporary file in the place of whatever is there.
-fn put_over(temporary: &Path, path: &Path) -> io::Result<()> {
-    fs::rename(temporary, path)
-}
-
-/// Puts it there only if there is nothing: unlike a rename, a link replaces no file.
-fn put_beside(temporary: &Path, path: &Path) -> io::Result<()> {
-    fs::hard_link(temporary, path)?;
-    fs::remove_file(temporary)
+/// Gives a file its name only if there is nothing: unlike a rename, a link replaces no file. Done
+/// again after a crash it ends the same.
+fn put_beside(staged: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(staged, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let (own, there) = (fs::metadata(staged)?, fs::metadata(path)?);
+            if (own.dev(), own.ino()) != (there.dev(), there.ino()) {
+                return Err(error);
+            }
+        }
+        linked => linked?,
+    }
+    let directory = path.parent().expect("a profile's path has a directory");
+    fs::File::open(directory)?.sync_all()?;
+    fault::fail(Point::ProfileNamed)?;
+    fs::remove_file(staged)
 }
 
 #[cfg(test)]
@@ -254,23 +281,41 @@ mod tests {
     fn a_new_profile_never_takes_the_place_of_another() {
         let directory = tempfile::tempdir().unwrap();
         Profile::refuse_existing(directory.path(), "default").unwrap();
-        let path = profile().create_in(directory.path(), "default").unwrap();
+        let (own, other) = (ClusterId([1; 16]), ClusterId([2; 16]));
+        profile().stage_in(directory.path(), own).unwrap();
+        assert_eq!(Profile::list_in(directory.path()).unwrap(), [""; 0], "it has no name yet");
+        let path = Profile::publish_in(directory.path(), "default", own).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let mut other = profile();
-        other.key_pem.clear();
-        for failure in [
-            Profile::refuse_existing(directory.path(), "default").unwrap_err(),
-            other.create_in(directory.path(), "default").unwrap_err(),
-        ] {
-            assert_eq!(failure.code, Code::AlreadyExists);
-            assert!(failure.hint.contains("--profile NAME"), "{}", failure.hint);
-        }
-        assert_eq!(Profile::load_from(directory.path(), "default").unwrap(), profile());
         assert_eq!(
             fs::read_dir(path.parent().unwrap()).unwrap().count(),
             1,
             "nothing is left over"
         );
+        let mut another = profile();
+        another.key_pem.clear();
+        another.stage_in(directory.path(), other).unwrap();
+        for failure in [
+            Profile::refuse_existing(directory.path(), "default").unwrap_err(),
+            Profile::publish_in(directory.path(), "default", other).unwrap_err(),
+        ] {
+            assert_eq!(failure.code, Code::AlreadyExists);
+            assert!(failure.hint.contains("--profile NAME"), "{}", failure.hint);
+        }
+        assert_eq!(Profile::load_from(directory.path(), "default").unwrap(), profile());
+        assert!(Profile::is_staged_in(directory.path(), other), "its key is not thrown away");
+    }
+
+    #[test]
+    fn a_profile_that_has_its_name_already_is_published_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let cluster = ClusterId([1; 16]);
+        profile().stage_in(directory.path(), cluster).unwrap();
+        let path = path(directory.path(), "default").unwrap();
+        // A crash between the two steps leaves both names.
+        fs::hard_link(staged_path(directory.path(), cluster), &path).unwrap();
+        assert_eq!(Profile::publish_in(directory.path(), "default", cluster).unwrap(), path);
+        assert!(!Profile::is_staged_in(directory.path(), cluster));
+        assert_eq!(Profile::load_from(directory.path(), "default").unwrap(), profile());
     }
 
     #[test]

@@ -37,6 +37,8 @@ const KILL_WAIT: Duration = Duration::from_secs(2);
 pub struct NodeAddresses {
     /// Raft, UDP.
     pub raft: SocketAddr,
+    /// What others are told of `raft`: a proxy, or `raft` itself.
+    pub raft_advertised: SocketAddr,
     /// Bulk, UDP.
     pub bulk: SocketAddr,
     /// What others are told of `bulk`: a proxy, or `bulk` itself.
@@ -50,9 +52,10 @@ pub struct NodeAddresses {
 impl NodeAddresses {
     /// Addresses of a node that is reached directly.
     pub fn draw(ports: &mut Ports) -> Result<Self, DemoError> {
-        let bulk = ports.draw()?;
+        let (raft, bulk) = (ports.draw()?, ports.draw()?);
         Ok(NodeAddresses {
-            raft: ports.draw()?,
+            raft,
+            raft_advertised: raft,
             bulk,
             bulk_advertised: bulk,
             api: ports.draw()?,
@@ -97,9 +100,10 @@ impl Launcher {
         &self.executable
     }
 
-    /// A command whose environment says nothing of the person's own clusters.
-    fn command(&self) -> Command {
-        let mut command = Command::new(&self.executable);
+    /// A command whose environment says nothing of the person's own clusters; of another program
+    /// than the launcher's, if one is given.
+    fn command(&self, program: Option<&Path>) -> Command {
+        let mut command = Command::new(program.unwrap_or(&self.executable));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("RATOON_") {
                 command.env_remove(name);
@@ -113,7 +117,7 @@ impl Launcher {
 
     /// Runs a command to its end and returns its JSON document.
     pub async fn run(&self, arguments: &[&str]) -> Result<serde_json::Value, DemoError> {
-        let mut command = self.command();
+        let mut command = self.command(None);
         command.args(arguments).args(["--json"]).stdin(Stdio::null()).kill_on_drop(true);
         let shown = arguments.join(" ");
         let output =
@@ -154,6 +158,9 @@ impl Launcher {
             log: self.directory.join(format!("node-{number}.log")),
             token: None,
             bulk_rate: None,
+            settings: Vec::new(),
+            environment: Vec::new(),
+            executable: None,
             running: None,
         }
     }
@@ -168,6 +175,9 @@ pub struct NodeProcess {
     log: PathBuf,
     token: Option<String>,
     bulk_rate: Option<u64>,
+    settings: Vec<String>,
+    environment: Vec<(String, String)>,
+    executable: Option<PathBuf>,
     running: Option<Running>,
 }
 
@@ -193,6 +203,11 @@ impl NodeProcess {
     /// Its data directory.
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// Its log, of all its starts.
+    pub fn log(&self) -> &Path {
+        &self.log
     }
 
     /// Its process id while it runs.
@@ -221,6 +236,23 @@ impl NodeProcess {
         self.bulk_rate = rate;
     }
 
+    /// Settings for its next starts, `key=value` each.
+    pub fn set(&mut self, settings: &[String]) {
+        self.settings = settings.to_vec();
+    }
+
+    /// Where its data lies from its next start on.
+    pub fn keeps_data_in(&mut self, data: PathBuf) {
+        self.data = data;
+    }
+
+    /// The program of its next starts, another build of this one, and what its environment holds
+    /// besides; None: the launcher's.
+    pub fn runs_as(&mut self, executable: Option<PathBuf>, environment: Vec<(String, String)>) {
+        self.executable = executable;
+        self.environment = environment;
+    }
+
     /// Starts it, for the first time or again; it keeps its data and its addresses.
     pub fn start(&mut self) -> Result<(), DemoError> {
         assert!(self.running.is_none(), "a node is started only while it is down");
@@ -230,8 +262,12 @@ impl NodeProcess {
             .append(true)
             .open(&self.log)
             .map_err(failed("open the log of"))?;
-        let mut command = self.launcher.command();
+        let mut command = self.launcher.command(self.executable.as_deref());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.arg("start").arg("--data").arg(&self.data).args(self.address_flags());
+        for setting in &self.settings {
+            command.args(["--set", setting]);
+        }
         if let Some(token) = &self.token {
             command.args(["--join", token]);
         }
@@ -267,6 +303,37 @@ impl NodeProcess {
             .kill()
             .await
             .map_err(DemoError::system(format!("kill -9 node {}", self.number)))
+    }
+
+    /// SIGSTOP: it stands still, with all its connections, until it is resumed or killed.
+    pub fn pause(&self) -> Result<(), DemoError> {
+        self.signal(Signal::STOP, "pause")
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) -> Result<(), DemoError> {
+        self.signal(Signal::CONT, "resume")
+    }
+
+    fn signal(&self, signal: Signal, what: &str) -> Result<(), DemoError> {
+        let pid = self.pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        let pid = pid.expect("only a node that runs is paused or resumed");
+        rustix::process::kill_process(pid, signal)
+            .map_err(std::io::Error::from)
+            .map_err(DemoError::system(format!("{what} node {}", self.number)))
+    }
+
+    /// The process, if it has ended though nobody asked it to: how, and the end of its log. It may
+    /// be started again.
+    pub fn take_ended(&mut self) -> Result<Option<(String, String)>, DemoError> {
+        match self.check() {
+            Ok(()) => Ok(None),
+            Err(DemoError::NodeEnded { status, log, .. }) => {
+                self.running = None;
+                Ok(Some((status, log)))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// SIGTERM, and SIGKILL if that does not end it in time. True: it ended by itself, with
@@ -341,7 +408,7 @@ impl NodeProcess {
             flags.extend([name.to_owned(), address.to_string()]);
         };
         flag("--listen-raft", addresses.raft);
-        flag("--advertise-raft", addresses.raft);
+        flag("--advertise-raft", addresses.raft_advertised);
         flag("--listen-bulk", addresses.bulk);
         flag("--advertise-bulk", addresses.bulk_advertised);
         flag("--listen-api", addresses.api);

@@ -19,6 +19,7 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use super::authority::{NodeKey, fingerprint, pem};
 use super::subject::{Subject, certified_hosts, parse_subject};
 use super::{NetError, tls};
+use crate::fault::{self, Point};
 use crate::limits::IDENTITY_FILE_BYTES_MAX;
 use crate::types::{ClusterId, NodeId};
 
@@ -115,14 +116,21 @@ impl Identity {
             .mode(0o700)
             .create(&staged)
             .map_err(|error| NetError::io(format!("create {}", staged.display()), error))?;
-        let secret = format!("{FORMAT} {}\n", HEXLOWER.encode(&self.cluster_secret));
-        write_file(&staged.join(CA_FILE), &self.ca_pem())?;
-        write_file(&staged.join(CERTIFICATE_FILE), &pem("CERTIFICATE", &self.certificate_der))?;
-        write_file(&staged.join(KEY_FILE), &self.key_pem())?;
-        write_file(&staged.join(SECRET_FILE), &secret)?;
+        fault::point(Point::IdentityDirectoryMade);
+        for (name, text) in [
+            (CA_FILE, self.ca_pem()),
+            (CERTIFICATE_FILE, pem("CERTIFICATE", &self.certificate_der)),
+            (KEY_FILE, self.key_pem()),
+            (SECRET_FILE, format!("{FORMAT} {}\n", HEXLOWER.encode(&self.cluster_secret))),
+        ] {
+            write_file(&staged.join(name), &text)?;
+            fault::point(Point::IdentityFileWritten);
+        }
         sync_directory(&staged)?;
+        fault::point(Point::IdentityStaged);
         fs::rename(&staged, directory)
             .map_err(|error| NetError::io(format!("rename to {}", directory.display()), error))?;
+        fault::point(Point::IdentityNamed);
         sync_directory(directory.parent().unwrap_or(Path::new(".")))
     }
 
@@ -190,8 +198,10 @@ impl Identity {
             }
         }
         write_file(&staged, &pem("CERTIFICATE", &self.certificate_der))?;
+        fault::point(Point::CertificateStaged);
         fs::rename(&staged, &path)
             .map_err(|error| NetError::io(format!("rename to {}", path.display()), error))?;
+        fault::point(Point::CertificateReplaced);
         sync_directory(directory)
     }
 

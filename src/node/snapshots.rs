@@ -19,6 +19,7 @@ use super::members::Members;
 use super::peers::Class;
 use super::shared::Shared;
 use crate::codec::peer::encode_envelope;
+use crate::fault::{self, Point};
 use crate::limits::BULK_RATE_MIN;
 use crate::manifest::Manifest;
 use crate::net::{Endpoint, Identity};
@@ -530,6 +531,7 @@ fn build_in(
     };
     let manifest =
         build_manifest(directory, options, snapshots.store.digests()).map_err(|e| text(&e))?;
+    fault::point(Point::SnapshotDescribed);
     let meta = snapshots.store.save(directory, &manifest, unix_ms()).map_err(|e| text(&e))?;
     slog::info!(shared.logger, "built a snapshot"; "snapshot" => %meta.id, "index" => meta.index,
         "bytes" => meta.bytes, "parts" => meta.parts);
@@ -561,8 +563,10 @@ fn prepare(shared: &Shared, id: SnapshotId) -> Result<u64, PrepareError> {
     let local = |error: &dyn std::fmt::Display| PrepareError::Local(error.to_string());
     let unfit = |reason: String| Err(PrepareError::Unfit(reason));
     let (generation, directory) = shared.data.next_generation().map_err(|e| local(&e))?;
-    std::fs::create_dir(&directory)
+    fault::fail(Point::PrepareBegun)
+        .and_then(|()| std::fs::create_dir(&directory))
         .map_err(|e| PrepareError::Local(format!("{}: {e}", directory.display())))?;
+    fault::point(Point::PrepareDirectoryMade);
     link_parts(&parts, &manifest, &directory).map_err(|e| local(&e))?;
     let options = &shared.options.storage;
     let db = match StateDb::open(&directory, &shared.databases, options) {
@@ -572,6 +576,7 @@ fn prepare(shared: &Shared, id: SnapshotId) -> Result<u64, PrepareError> {
         }
         Err(error) => return Err(local(&error)),
     };
+    fault::point(Point::PrepareOpened);
     let state = State::load(&*db.view()).map_err(|e| PrepareError::Unfit(e.to_string()))?;
     let told = (manifest.index, manifest.term, &manifest.conf_state);
     let found = (state.applied(), state.applied_term(), state.conf_state());

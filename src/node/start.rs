@@ -24,6 +24,7 @@ use super::snapshots::{Bulk, Snapshots};
 use super::waiters::Waiters;
 use super::{calls, enroll, inbound, log_thread, raft_thread};
 use crate::codec;
+use crate::fault::{self, Point};
 use crate::kv::KvError;
 use crate::net::{self, Endpoint, Identity, Lane, NetError};
 use crate::raft::{self, Boot, ClientRequest, Core, Halt, HardState, LogStart, LogStore};
@@ -156,6 +157,7 @@ pub fn create_first(
     db.write(&state::genesis(genesis))?;
     db.flush()?;
     db.close()?;
+    fault::point(Point::GenesisFlushed);
     data.set_first_generation(generation)?;
     let start = LogStart { index: 1, term: 1 };
     let hard_state = HardState { term: 1, vote: 0, commit: 1 };

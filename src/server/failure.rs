@@ -136,17 +136,6 @@ pub(super) fn of_http(error: HttpError) -> Failure {
     }
 }
 
-/// Of a file; `attempted` says what was to be done, with its path.
-pub(super) fn of_file(attempted: &str, cause: &io::Error) -> Failure {
-    let message = format!("{attempted}: {cause}");
-    match cause.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            failure(Code::DiskFull, &message, MAKE_ROOM)
-        }
-        _ => failure(Code::LocalFault, &message, LOOK_AT_IT),
-    }
-}
-
 fn is_address(cause: &io::Error) -> bool {
     matches!(cause.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
@@ -176,7 +165,6 @@ mod tests {
             of_net(io(io::ErrorKind::PermissionDenied)),
             of_api(ApiError::Listen { address, cause: listen() }),
             of_http(HttpError::Listen { address, cause: listen() }),
-            of_file("writing ratoon.toml", &io::ErrorKind::ReadOnlyFilesystem.into()),
         ];
         for failure in failures {
             assert_eq!(

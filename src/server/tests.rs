@@ -45,6 +45,25 @@ async fn a_second_cluster_does_not_take_the_first_ones_profile() {
 }
 
 #[tokio::test]
+async fn an_init_that_was_cut_off_before_its_profile_was_named_ends_when_it_is_run_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = options(&directory.path().join("config"));
+    let config = config(&directory.path().join("a"), &[]);
+    let made = init(&config, &options).await.unwrap();
+    // What a crash between the node's identity and the profile's name leaves behind.
+    let profile = Profile::load_from(&options.config_directory, "default").unwrap();
+    std::fs::remove_file(&made.profile_path).unwrap();
+    profile.stage_in(&options.config_directory, made.cluster).unwrap();
+    let again = init(&config, &options).await.unwrap();
+    assert_eq!((again.cluster, again.node), (made.cluster, made.node));
+    assert_eq!(Profile::load_from(&options.config_directory, "default").unwrap(), profile);
+    // Whole, it is refused.
+    let failure = init(&config, &options).await.unwrap_err();
+    assert_eq!(failure.code, Code::AlreadyExists);
+    assert!(failure.hint.contains("ratoon start"), "{}", failure.hint);
+}
+
+#[tokio::test]
 async fn a_directory_that_is_none_and_a_taken_port_are_told_as_what_they_are() {
     let directory = tempfile::tempdir().unwrap();
     let options = options(&directory.path().join("config"));

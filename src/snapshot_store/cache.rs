@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use super::StoreError;
 use super::files::{Sums, read_bounded, write_atomically};
 use crate::codec::digest_cache::{CachedSums, decode_digest_cache, encode_digest_cache};
+use crate::fault::{self, Point};
 use crate::limits::{MANIFEST_PARTS_MAX, PULL_RECORD_BYTES_MAX};
 use crate::types::Digest;
 
@@ -55,7 +56,10 @@ impl DigestCache {
     /// Writes the cache, so that the next start finds it.
     pub fn save(&self) -> Result<(), StoreError> {
         let entries: Vec<CachedSums> = self.lock().values().cloned().collect();
-        write_atomically(&self.path, &encode_digest_cache(&entries))
+        let content = encode_digest_cache(&entries);
+        write_atomically(&self.path, &content, Point::SnapshotDigestsStaged)?;
+        fault::point(Point::SnapshotDigestsSaved);
+        Ok(())
     }
 
     pub(super) fn get(&self, name: &str, identity: FileIdentity, chunk_bytes: u32) -> Option<Sums> {

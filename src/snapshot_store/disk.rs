@@ -21,6 +21,7 @@ use super::{
     PartReader, PartSource, SnapshotMeta, SnapshotStore, StoreError, StoredManifest, VerifyReport,
 };
 use crate::codec::manifest::{decode_manifest, encode_manifest};
+use crate::fault::{self, Point};
 use crate::limits::{DISK_RESERVE_BYTES_DEFAULT, MANIFEST_BYTES_MAX};
 use crate::manifest::Manifest;
 use crate::types::{Digest, NodeId, SnapshotId};
@@ -187,16 +188,22 @@ impl DiskSnapshotStore {
         let parts = frame.join(PARTS_DIRECTORY);
         let attempt = || -> std::io::Result<()> {
             fs::create_dir(frame)?;
+            fault::fail(Point::SnapshotFrameMade)?;
             fs::rename(directory, &parts)?;
+            fault::fail(Point::SnapshotPartsMoved)?;
             remove_strangers(&parts, manifest)?;
             let names: Vec<&str> = manifest.parts.iter().map(|part| part.name.as_str()).collect();
             sync_files(&parts, &names)?;
-            sync_directory(&parts)
+            sync_directory(&parts)?;
+            fault::fail(Point::SnapshotPartsSynced)
         };
         attempt().map_err(|cause| StoreError::io("saving a snapshot", cause))?;
-        write_atomically(&frame.join(MANIFEST_FILE), encoded)?;
+        let manifest = frame.join(MANIFEST_FILE);
+        write_atomically(&manifest, encoded, Point::SnapshotManifestStaged)?;
         let rename = || -> std::io::Result<()> {
+            fault::fail(Point::SnapshotManifestWritten)?;
             fs::rename(frame, self.directory(id))?;
+            fault::fail(Point::SnapshotPublished)?;
             sync_directory(&self.root)
         };
         rename().map_err(|cause| StoreError::io("publishing a snapshot", cause))
@@ -209,7 +216,10 @@ impl DiskSnapshotStore {
         fs::rename(self.directory(id), &doomed)
             .map_err(|cause| StoreError::io(format!("removing snapshot {id}"), cause))?;
         self.lock().forget(id);
-        remove_directory(&doomed)
+        fault::point(Point::SnapshotRemovalRenamed);
+        remove_directory(&doomed)?;
+        fault::point(Point::SnapshotRemovalDone);
+        Ok(())
     }
 
     /// Finds the files of a damaged snapshot that rotted: the live state may share them.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use super::{PartReader, StoreError};
+use crate::fault::{self, Point};
 use crate::manifest::Manifest;
 use crate::types::Digest;
 
@@ -24,14 +25,20 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Replaces a file as a whole: whoever reads it finds the old content or the new.
-pub(super) fn write_atomically(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+/// Replaces a file as a whole: whoever reads it finds the old content or the new. `staged` is passed
+/// before it gets its name.
+pub(super) fn write_atomically(
+    path: &Path,
+    content: &[u8],
+    staged: Point,
+) -> Result<(), StoreError> {
     let temporary = path.with_extension("tmp");
     let attempt = || -> io::Result<()> {
         let mut file = File::create(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
         drop(file);
+        fault::fail(staged)?;
         fs::rename(&temporary, path)?;
         sync_directory_of(path)
     };
@@ -100,11 +107,13 @@ pub(super) fn remove_directory(path: &Path) -> Result<(), StoreError> {
 /// Moves a damaged file or directory out of the way, without ever overwriting what was moved before.
 /// Returns where it lies now.
 pub(super) fn move_aside(path: &Path) -> io::Result<PathBuf> {
+    fault::fail(Point::SnapshotAsideBegun)?;
     let name = path.file_name().expect("what is moved has a name").to_string_lossy().into_owned();
     for number in 0_u32.. {
         let target = path.with_file_name(format!("damaged-{number}-{name}"));
         if fs::symlink_metadata(&target).is_err() {
             fs::rename(path, &target)?;
+            fault::fail(Point::SnapshotAsideMoved)?;
             sync_directory_of(path)?;
             return Ok(target);
         }
@@ -171,7 +180,8 @@ pub fn link_parts(parts: &Path, manifest: &Manifest, target: &Path) -> Result<()
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        if name.ends_with(".sst") { link_or_copy(&from, &to) } else { copy(&from, &to) }
+        if name.ends_with(".sst") { link_or_copy(&from, &to) } else { copy(&from, &to) }?;
+        fault::fail(Point::PreparePartLinked)
     };
     for part in &manifest.parts {
         attempt(&part.name).map_err(|cause| {
@@ -189,7 +199,8 @@ pub fn link_parts(parts: &Path, manifest: &Manifest, target: &Path) -> Result<()
             .collect();
         sync_files(target, &copied)?;
         sync_directory(target)?;
-        sync_directory_of(target)
+        sync_directory_of(target)?;
+        fault::fail(Point::PrepareLinked)
     };
     sync().map_err(|cause| StoreError::io(format!("syncing {}", target.display()), cause))
 }

@@ -16,6 +16,7 @@ use std::path::Path;
 use super::files::{fill, link_or_copy, open_part_file, sum_file};
 use super::staging::StagedPull;
 use super::{PartSource, StoreError};
+use crate::fault::{self, Point};
 use crate::transfer::receiver::{Finding, Origin, PartCheck, RecordedPart, StagedPrefix};
 use crate::types::{ChunkSet, Digest, PartialChunk};
 
@@ -80,6 +81,7 @@ impl StagedPull {
         };
         self.discard(part)?;
         fs::rename(from, self.path(part))?;
+        fault::point(Point::StagingPartAdopted);
         self.note_new_name();
         Ok(match self.inspect_staged(part, &RecordedPart::default())? {
             Finding::Staged { chunks, prefixes } => Some(Finding::Adopted { chunks, prefixes }),
@@ -145,6 +147,7 @@ impl StagedPull {
             }
             let sums = sum_file(&file, self.manifest.chunk_bytes)?;
             file.sync_all()?;
+            fault::fail(Point::StagingCandidateChecked)?;
             Ok(sums.digest == known.digest)
         });
         // A block elsewhere that cannot be read is as good as none.
@@ -154,6 +157,7 @@ impl StagedPull {
         }
         self.discard(part)?;
         fs::rename(&candidate, self.path(part))?;
+        fault::point(Point::StagingCandidateTaken);
         self.note_new_name();
         Ok(true)
     }
@@ -173,6 +177,7 @@ impl StagedPull {
                 return Ok(PartCheck { digest: Digest([0; 32]), bad_chunks });
             }
         };
+        fault::point(Point::StagingPartVerified);
         let pairs = sums.chunk_crc32c.iter().zip(&known.chunk_crc32c);
         let bad_chunks =
             (0..).zip(pairs).filter(|(_, (found, right))| found != right).map(|(n, _)| n);

@@ -26,6 +26,7 @@ use crate::codec::manifest::decode_manifest;
 use crate::codec::pull_record::{
     decode_last_status, decode_pull_record, encode_last_status, encode_pull_record,
 };
+use crate::fault::{self, Point};
 use crate::limits::{
     DISK_RESERVE_BYTES_DEFAULT, MANIFEST_BYTES_MAX, MIB, PULL_RECORD_BYTES_MAX,
     STAGED_FILES_OPEN_MAX,
@@ -139,7 +140,10 @@ impl Staging {
 
     /// Writes down how a pull ended.
     pub fn save_status(&self, status: &TransferStatus) -> Result<(), StoreError> {
-        write_atomically(&self.root.join(STATUS_FILE), &encode_last_status(status))
+        let content = encode_last_status(status);
+        write_atomically(&self.root.join(STATUS_FILE), &content, Point::StagingStatusStaged)?;
+        fault::point(Point::StagingStatusWritten);
+        Ok(())
     }
 
     /// Refuses if so many bytes do not fit besides the reserve.
@@ -164,14 +168,18 @@ impl Staging {
             if fs::symlink_metadata(&done).is_ok() {
                 // Durable once, but it could not be used: every part is judged again.
                 fs::rename(&done, &partial)?;
+                fault::fail(Point::StagingReopened)?;
             }
             fs::create_dir_all(&partial)?;
             sync_directory(&directory)?;
-            sync_directory(&self.root)
+            sync_directory(&self.root)?;
+            fault::fail(Point::StagingOpened)
         };
         let failed = |cause| StoreError::io(format!("making {}", directory.display()), cause);
         attempt().map_err(failed)?;
-        write_atomically(&directory.join(MANIFEST_FILE), encoded)?;
+        let path = directory.join(MANIFEST_FILE);
+        write_atomically(&path, encoded, Point::StagingManifestStaged)?;
+        fault::point(Point::StagingManifestWritten);
         let record = read_record(&directory).unwrap_or_else(|problem| {
             warn!(self.logger, "a staged snapshot is judged without its record";
                 "snapshot" => %id, "problem" => problem);
@@ -211,7 +219,7 @@ impl Staging {
 
     /// Removes a staged snapshot.
     pub fn remove(&self, id: SnapshotId) -> Result<(), StoreError> {
-        remove_directory(&self.directory(id))
+        remove_staged(&self.directory(id))
     }
 
     /// Removes every staged snapshot, or all but one.
@@ -282,6 +290,13 @@ fn check_parts(parts: &Path, manifest: &Manifest) -> bool {
         })
 }
 
+fn remove_staged(directory: &Path) -> Result<(), StoreError> {
+    fault::point(Point::StagingRemovalBegun);
+    remove_directory(directory)?;
+    fault::point(Point::StagingRemovalDone);
+    Ok(())
+}
+
 fn read_record(directory: &Path) -> Result<Option<PullRecord>, String> {
     match read_bounded(&directory.join(RECORD_FILE), PULL_RECORD_BYTES_MAX as u64) {
         Ok(bytes) => decode_pull_record(&bytes).map(Some).map_err(|error| error.to_string()),
@@ -297,10 +312,15 @@ impl StagedPull {
         let known = &self.manifest.parts[part as usize];
         assert!(offset + bytes.len() as u64 <= known.bytes, "a write past part {}", known.name);
         self.take_room(bytes.len() as u64)?;
-        let attempt = || self.file(part)?.write_all_at(bytes, offset);
+        let attempt = || {
+            fault::fail(Point::StagingWriteBegun)?;
+            self.file(part)?.write_all_at(bytes, offset)
+        };
         attempt().map_err(|cause| {
             StoreError::io(format!("writing part {} of {}", known.name, self.id), cause)
-        })
+        })?;
+        fault::point(Point::StagingWriteDone);
+        Ok(())
     }
 
     /// Digest and length that a part should have.
@@ -378,14 +398,18 @@ impl StagedPull {
         }
         let partial = self.partial();
         let attempt = || -> io::Result<()> {
+            fault::fail(Point::StagingSyncBegun)?;
             sync_files(&partial, &names)?;
             if self.has_new_names.swap(false, Ordering::Relaxed) {
                 sync_directory(&partial)?;
             }
-            Ok(())
+            fault::fail(Point::StagingSyncDone)
         };
         attempt().map_err(|cause| StoreError::io(format!("syncing {}", self.id), cause))?;
-        write_atomically(&self.directory.join(RECORD_FILE), &encode_pull_record(record))
+        let path = self.directory.join(RECORD_FILE);
+        write_atomically(&path, &encode_pull_record(record), Point::StagingRecordStaged)?;
+        fault::point(Point::StagingRecordWritten);
+        Ok(())
     }
 
     /// Makes everything durable: after this the parts lie in `parts/`.
@@ -394,7 +418,9 @@ impl StagedPull {
         self.note_new_name();
         self.persist(&all, record)?;
         let publish = || -> io::Result<()> {
+            fault::fail(Point::StagingFinishBegun)?;
             fs::rename(self.partial(), self.directory.join(PARTS_DIRECTORY))?;
+            fault::fail(Point::StagingPublished)?;
             sync_directory(&self.directory)
         };
         publish().map_err(|cause| StoreError::io(format!("publishing {}", self.id), cause))
@@ -405,7 +431,7 @@ impl StagedPull {
         let mut removed = self.lock_removed();
         *removed = true;
         self.files.lock().expect("nobody panics with the files in hand").by_part.clear();
-        remove_directory(&self.directory)
+        remove_staged(&self.directory)
     }
 
     fn lock_removed(&self) -> MutexGuard<'_, bool> {

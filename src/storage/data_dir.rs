@@ -32,6 +32,7 @@ use crate::codec::{
     INSTALL_PLAN_BYTES_MAX, InstallPlanRecord, decode_install_plan, encode_install_plan, frame,
     local,
 };
+use crate::fault::{self, Point};
 use crate::raft::{HardState, LogStart, LogStore};
 use crate::types::{Digest, SnapshotId};
 
@@ -100,6 +101,7 @@ impl DataDir {
         }
         durable_file::sync_directory(path)?;
         durable_file::sync_parent(path)?;
+        fault::fail(Point::DataDirectoryMade).map_err(StorageError::io_at("laying out", path))?;
         Ok(directory)
     }
 
@@ -207,9 +209,13 @@ impl DataDir {
             "a snapshot is committed up to its index: {plan:?}"
         );
         self.require_generation(attempted, plan.generation)?;
+        fault::fail(Point::InstallBegun).map_err(|error| StorageError::io(attempted, error))?;
         durable_file::sync_directory(&self.generation(plan.generation))?;
         durable_file::sync_directory(&self.state())?;
-        durable_file::replace(&self.plan(), &encode_install_plan(&InstallPlanRecord::from(*plan)))
+        let record = encode_install_plan(&InstallPlanRecord::from(*plan));
+        durable_file::replace(&self.plan(), &record, Point::InstallPlanStaged)?;
+        fault::point(Point::InstallPlanWritten);
+        Ok(())
     }
 
     /// The last steps, once the raft log is reset: CURRENT flips, and the plan goes. Old generations
@@ -228,10 +234,7 @@ impl DataDir {
     /// Removes all generations before `live`, which must be the live one or have been it. Those after
     /// it stay: the next may be in the making. The caller has discarded the old state databases.
     pub fn remove_old_generations(&self, live: Generation) -> Result<(), StorageError> {
-        for found in self.generations()?.into_iter().filter(|found| *found < live) {
-            durable_file::remove_directory(&self.generation(found))?;
-        }
-        Ok(())
+        self.remove_generations(|found| found < live)
     }
 
     /// Finishes an install that a crash interrupted, and clears what an earlier one left behind. To
@@ -247,6 +250,8 @@ impl DataDir {
         };
         // CURRENT flips only after the log was reset. Once it has, the log must be left alone: it
         // may have grown since, if the removal of the plan was lost.
+        let pass = |point| fault::fail(point).map_err(StorageError::io_at("redoing", &self.plan()));
+        pass(Point::InstallRedoBegun)?;
         if current != Some(plan.generation) {
             let attempted = "finishing the install of a snapshot at boot";
             self.require_generation(attempted, plan.generation)?;
@@ -263,13 +268,16 @@ impl DataDir {
             log.reset_to(plan.start, plan.hard_state)?;
         }
         self.finish_install()?;
+        pass(Point::InstallRedoDone)?;
         self.remove_other_generations(plan.generation)?;
         Ok(Some(plan))
     }
 
     /// Notes for all later starts that this node lost acknowledged entries, and how that came out.
     pub fn mark_lost(&self, reason: &str) -> Result<(), StorageError> {
-        durable_file::replace(&self.lost(), reason.as_bytes())
+        durable_file::replace(&self.lost(), reason.as_bytes(), Point::LostStaged)?;
+        fault::point(Point::LostNoted);
+        Ok(())
     }
 
     /// `Lost` if `mark_lost` was ever called here. That the file is there decides, whatever it says.
@@ -292,7 +300,10 @@ impl DataDir {
     /// know them from.
     pub fn save_seeds(&self, seeds: &[(u64, String)]) -> Result<(), StorageError> {
         let payload = local::encode(SEEDS_VERSION, &seeds.to_vec());
-        durable_file::replace(&self.seeds(), &frame::seal(SEEDS_VERSION, SEEDS_PLACE, &payload))
+        let sealed = frame::seal(SEEDS_VERSION, SEEDS_PLACE, &payload);
+        durable_file::replace(&self.seeds(), &sealed, Point::JoinSeedsStaged)?;
+        fault::point(Point::JoinSeedsSaved);
+        Ok(())
     }
 
     /// What `save_seeds` wrote; empty if it never did.
@@ -309,6 +320,13 @@ impl DataDir {
             .map_err(|error| corrupt(error.to_string()))
     }
 
+    /// Replaces the file of settings, `name`, that people may edit.
+    pub fn save_settings(&self, name: &str, text: &str) -> Result<(), StorageError> {
+        durable_file::replace(&self.path.join(name), text.as_bytes(), Point::SettingsStaged)?;
+        fault::point(Point::SettingsWritten);
+        Ok(())
+    }
+
     fn seeds(&self) -> PathBuf {
         self.path.join("SEEDS")
     }
@@ -322,16 +340,33 @@ impl DataDir {
 
     pub(super) fn flip_current(&self, generation: Generation) -> Result<(), StorageError> {
         let bytes = frame::seal_integers(CURRENT_VERSION, CURRENT_PLACE, [generation.0]);
-        durable_file::replace(&self.current(), &bytes)
+        durable_file::replace(&self.current(), &bytes, Point::CurrentStaged)?;
+        fault::point(Point::CurrentFlipped);
+        Ok(())
     }
 
     pub(super) fn remove_plan(&self) -> Result<(), StorageError> {
-        durable_file::remove(&self.plan())
+        let path = self.plan();
+        fault::fail(Point::InstallPlanDoomed).map_err(StorageError::io_at("removing", &path))?;
+        durable_file::remove(&path)?;
+        fault::point(Point::InstallPlanRemoved);
+        Ok(())
     }
 
     fn remove_other_generations(&self, keep: Generation) -> Result<(), StorageError> {
-        for found in self.generations()?.into_iter().filter(|found| *found != keep) {
-            durable_file::remove_directory(&self.generation(found))?;
+        self.remove_generations(|found| found != keep)
+    }
+
+    fn remove_generations(
+        &self,
+        is_doomed: impl Fn(Generation) -> bool,
+    ) -> Result<(), StorageError> {
+        for found in self.generations()?.into_iter().filter(|found| is_doomed(*found)) {
+            let path = self.generation(found);
+            let failed = StorageError::io_at("removing", &path);
+            fault::fail(Point::InstallOldDoomed).map_err(failed)?;
+            durable_file::remove_directory(&path)?;
+            fault::point(Point::InstallOldRemoved);
         }
         Ok(())
     }

@@ -8,9 +8,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 use super::StorageError;
+use crate::fault::{self, Point};
 
-/// Replaces the file at `path` by `bytes`, durably.
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+/// Replaces the file at `path` by `bytes`, durably. `staged` is passed before it gets its name.
+pub fn replace(path: &Path, bytes: &[u8], staged: Point) -> Result<(), StorageError> {
     // A leftover of an earlier crash under this name is overwritten, never read.
     let temporary = path.with_extension("tmp");
     let mut file = OpenOptions::new()
@@ -20,7 +21,9 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
         .open(&temporary)
         .map_err(StorageError::io_at("creating", &temporary))?;
     file.write_all(bytes).map_err(StorageError::io_at("writing", &temporary))?;
-    file.sync_all().map_err(StorageError::io_at("syncing", &temporary))?;
+    file.sync_all()
+        .and_then(|()| fault::fail(staged))
+        .map_err(StorageError::io_at("syncing", &temporary))?;
     rename(&temporary, path)
 }
 

@@ -22,6 +22,7 @@ use super::log_records::{
 use super::log_size::LogSize;
 use super::wal_check::witness::Witness;
 use super::{Options, Shared, StorageError, durable_file, options, wal_check};
+use crate::fault::{self, Point};
 use crate::kv::StoreFault;
 use crate::limits::{RAFT_LOG_CHECK_BYTES, RAFT_LOG_PROBES};
 use crate::raft::{HardState, LogEntry, LogError, LogStart, LogStore, LogWrite};
@@ -65,6 +66,8 @@ impl RaftLog {
         let bounds = LogBounds::empty(start, hard_state);
         let unfinished = directory.with_extension("creating");
         durable_file::remove_directory(&unfinished)?;
+        let failed = StorageError::io_at("creating the raft log in", &unfinished);
+        fault::fail(Point::LogCreationBegun).map_err(failed)?;
         {
             let settings = options::raft_database(options, shared, true)?;
             let database = DB::open(&settings, &unfinished)
@@ -77,7 +80,9 @@ impl RaftLog {
                 .map_err(|error| StorageError::rocksdb("creating the raft log", error))?;
         }
         durable_file::sync_directory(&unfinished)?;
+        fault::point(Point::LogCreationWritten);
         durable_file::rename(&unfinished, directory)?;
+        fault::point(Point::LogCreationNamed);
         Self::open(directory, shared, options).map(|(log, _)| log)
     }
 
@@ -150,7 +155,9 @@ impl RaftLog {
         if batch.is_empty() {
             return Ok(());
         }
-        self.inner.commit(&mut writer, batch, after, "writing entries to the raft log")?;
+        let attempted = "writing entries to the raft log";
+        self.inner.commit(&mut writer, batch, after, (attempted, Point::LogAppendBegun))?;
+        fault::point(Point::LogAppendDone);
         let mut last = before.last;
         for entry in writes.iter().flat_map(|write| &write.entries) {
             if entry.index <= last {
@@ -185,7 +192,9 @@ impl RaftLog {
             batch.put(HARD_STATE_KEY, encode_hard_state(&after.hard_state));
         }
         // Synced although nobody waits for it: the tail-repair rule rests on every write being so.
-        self.inner.commit(&mut writer, batch, after, "compacting the raft log")?;
+        let attempted = "compacting the raft log";
+        self.inner.commit(&mut writer, batch, after, (attempted, Point::LogCompactionBegun))?;
+        fault::point(Point::LogCompactionDone);
         writer.size.cut_beginning(before.start.index + 1, index);
         self.inner.bytes.store(writer.size.bytes(), Ordering::Relaxed);
         Ok(())
@@ -200,7 +209,9 @@ impl RaftLog {
         batch.delete_range(entry_key(0).as_slice(), ENTRIES_END);
         batch.put(START_KEY, encode_start(&start));
         batch.put(HARD_STATE_KEY, encode_hard_state(&hard_state));
-        self.inner.commit(&mut writer, batch, after, "resetting the raft log to a snapshot")?;
+        let attempted = "resetting the raft log to a snapshot";
+        self.inner.commit(&mut writer, batch, after, (attempted, Point::LogResetBegun))?;
+        fault::point(Point::LogResetDone);
         writer.size = LogSize::default();
         self.inner.bytes.store(0, Ordering::Relaxed);
         Ok(())
@@ -320,18 +331,21 @@ impl Inner {
         }
     }
 
-    /// Writes and syncs `batch`; then the log has the bounds `after`.
+    /// Writes and syncs `batch`; then the log has the bounds `after`. `begun` is passed before that.
     fn commit(
         &self,
         writer: &mut Writer,
         batch: WriteBatch,
         after: LogBounds,
-        attempted: &str,
+        (attempted, begun): (&str, Point),
     ) -> Result<(), StorageError> {
-        let written = self
-            .database
-            .write_opt(batch, &synced())
-            .map_err(|error| StorageError::rocksdb(attempted, error))
+        let pass = |point| fault::fail(point).map_err(|error| StorageError::io(attempted, error));
+        let written = pass(begun)
+            .and_then(|()| {
+                let written = self.database.write_opt(batch, &synced());
+                written.map_err(|error| StorageError::rocksdb(attempted, error))
+            })
+            .and_then(|()| pass(Point::LogBatchSynced))
             .and_then(|()| writer.witness.note(self.database.latest_sequence_number()));
         if let Err(error) = written {
             writer.failed = Some(error.to_string());

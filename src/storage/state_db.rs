@@ -18,6 +18,7 @@ use rocksdb::{
 use super::owned_snapshot::HoldsDatabase;
 use super::state_view::{LatestView, Purpose, SnapshotView};
 use super::{Options, Shared, StorageError, durable_file, options};
+use crate::fault::{self, Point};
 use crate::kv::{Batch, Family, KvError, Op, StoreFault, View};
 
 /// A table file that is part of the state now. Files never change once written.
@@ -214,10 +215,14 @@ impl StateDb {
         }
         let mut options = WriteOptions::default();
         options.disable_wal(true);
+        let attempted = "writing a batch to the state";
+        self.pass(Point::StateBatchBegun, attempted)?;
         self.inner
             .database
             .write_opt(writes, &options)
-            .map_err(|error| self.inner.fail("writing a batch to the state", error))
+            .map_err(|error| self.inner.fail(attempted, error))?;
+        fault::point(Point::StateBatchWritten);
+        Ok(())
     }
 
     /// Makes everything written before the call durable, all families at one point; waits for it.
@@ -227,10 +232,23 @@ impl StateDb {
         let families: Vec<_> = families.iter().collect();
         let mut options = FlushOptions::default();
         options.set_wait(true);
+        let attempted = "flushing the state";
+        self.pass(Point::StateFlushBegun, attempted)?;
         self.inner
             .database
             .flush_cfs_opt(&families, &options)
-            .map_err(|error| self.inner.fail("flushing the state", error))
+            .map_err(|error| self.inner.fail(attempted, error))?;
+        fault::point(Point::StateFlushDone);
+        Ok(())
+    }
+
+    /// Passes a failpoint; an error there is like one of RocksDB's.
+    fn pass(&self, point: Point, attempted: &str) -> Result<(), KvError> {
+        fault::fail(point).map_err(|error| {
+            let failure = KvError::from(StorageError::io(attempted, error));
+            self.inner.failed.get_or_init(|| failure.clone());
+            failure
+        })
     }
 
     /// The value a crash at this moment would leave: reads table files only, never memtables.
@@ -255,9 +273,12 @@ impl StateDb {
             return Err(StorageError::Exists { path: directory.to_owned() });
         }
         let attempted = || format!("making a checkpoint in {}", directory.display());
+        let pass = |point| fault::fail(point).map_err(|error| StorageError::io(attempted(), error));
+        pass(Point::SnapshotCheckpointBegun)?;
         Checkpoint::new(&self.inner.database)
             .and_then(|checkpoint| checkpoint.create_checkpoint(directory))
             .map_err(|error| StorageError::rocksdb(attempted(), error))?;
+        pass(Point::SnapshotCheckpointMade)?;
         // Table files were synced when they were written; the few others are copies made just now.
         let entries = fs::read_dir(directory).map_err(StorageError::io_at("listing", directory))?;
         for entry in entries {
@@ -269,7 +290,9 @@ impl StateDb {
             }
         }
         durable_file::sync_directory(directory)?;
-        durable_file::sync_parent(directory)
+        durable_file::sync_parent(directory)?;
+        fault::point(Point::SnapshotCheckpointDone);
+        Ok(())
     }
 
     /// Bytes of table files and memtables.

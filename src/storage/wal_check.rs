@@ -30,6 +30,7 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use super::{StorageError, durable_file};
+use crate::fault::{self, Point};
 use crate::limits::RAFT_WAL_FILE_BYTES_MAX;
 
 /// WAL files consist of blocks of this size, so does RocksDB's log format since ever.
@@ -97,15 +98,15 @@ fn repair(
     bytes: &[u8],
     keep: usize,
 ) -> Result<TailRepair, StorageError> {
-    durable_file::replace(&directory.join(TORN_FILE), &bytes[keep..])?;
-    OpenOptions::new()
-        .write(true)
-        .open(path)
+    durable_file::replace(&directory.join(TORN_FILE), &bytes[keep..], Point::LogTailStaged)?;
+    fault::fail(Point::LogTailKept)
+        .and_then(|()| OpenOptions::new().write(true).open(path))
         .and_then(|file| {
             file.set_len(keep as u64)?;
             file.sync_all()
         })
         .map_err(StorageError::io_at("cutting a torn tail off", path))?;
+    fault::point(Point::LogTailCut);
     Ok(TailRepair {
         path: path.to_owned(),
         kept_bytes: keep as u64,
