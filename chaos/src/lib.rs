@@ -7,6 +7,7 @@
 mod checks;
 mod cluster;
 mod figures;
+pub mod power;
 mod random;
 mod run;
 mod settings;
