@@ -12,7 +12,7 @@ pub mod measure;
 pub mod ports;
 pub mod processes;
 pub mod proxy;
-mod pull;
+pub mod pull;
 mod report;
 mod run;
 mod schedule;

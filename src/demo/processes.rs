@@ -241,6 +241,11 @@ impl NodeProcess {
         self.settings = settings.to_vec();
     }
 
+    /// See [`NodeProcess::set`].
+    pub fn settings(&self) -> &[String] {
+        &self.settings
+    }
+
     /// Where its data lies from its next start on.
     pub fn keeps_data_in(&mut self, data: PathBuf) {
         self.data = data;

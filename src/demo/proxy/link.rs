@@ -20,6 +20,9 @@ const DUPLICATE_AFTER: Duration = Duration::from_millis(1);
 pub struct Link {
     /// True: everything is dropped, what already waits included.
     pub cut: bool,
+    /// So many bytes pass yet; with the datagram that would be too much for it, the link is cut.
+    /// None: no end of them.
+    pub cut_after_bytes: Option<u64>,
     /// Every datagram leaves this much later.
     pub delay: Duration,
     /// Up to this much more, drawn for each datagram; beyond the spacing of datagrams it reorders.
@@ -40,6 +43,7 @@ impl Default for Link {
     fn default() -> Self {
         Link {
             cut: false,
+            cut_after_bytes: None,
             delay: Duration::ZERO,
             jitter: Duration::ZERO,
             loss: 0.0,
@@ -48,6 +52,15 @@ impl Default for Link {
             reorder_by: Duration::from_millis(10),
             bytes_per_second: 0,
         }
+    }
+}
+
+impl Link {
+    /// Counts a datagram against `cut_after_bytes`, which may cut the link.
+    pub fn spend(&mut self, bytes: u64) {
+        let Some(left) = self.cut_after_bytes else { return };
+        self.cut_after_bytes = left.checked_sub(bytes);
+        self.cut |= self.cut_after_bytes.is_none();
     }
 }
 
@@ -199,6 +212,15 @@ mod tests {
         let first = pass_at(&gate.judge(&held, NOW, 1200));
         let second = pass_at(&gate.judge(&Link::default(), NOW + Duration::from_millis(1), 1200));
         assert!(first > second);
+    }
+
+    #[test]
+    fn a_link_is_cut_at_the_byte_that_was_chosen() {
+        let mut link = Link { cut_after_bytes: Some(2_500), ..Link::default() };
+        for (bytes, cut) in [(1_200, false), (1_200, false), (100, false), (1, true), (1, true)] {
+            link.spend(bytes);
+            assert_eq!(link.cut, cut, "{link:?}");
+        }
     }
 
     #[test]

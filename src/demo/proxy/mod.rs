@@ -1,13 +1,14 @@
 //! A UDP proxy that makes the link between two QUIC endpoints as bad as wanted, at run time.
 //!
 //! Clients send to the proxy, which keeps one upstream socket for each client address, so that the
-//! target tells them apart. Each direction has its own condition ([`Link`]) and its own counters.
-//! It never looks inside a datagram: QUIC is encrypted, and what it carries is estimated from
-//! sizes.
+//! target tells them apart. Each direction has its own condition ([`Link`]) and its own counters; a single
+//! client may be given a condition of its own.
+//! It never looks inside a datagram: QUIC is encrypted, and what it carries is estimated from sizes.
 
 mod link;
 
 use std::cmp::Reverse;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -117,12 +118,24 @@ impl Proxy {
 
     /// The present condition of a direction.
     pub fn link(&self, direction: Direction) -> Link {
-        lock(&self.shared.way(direction).judge).0.clone()
+        lock(&self.shared.way(direction).judge).link.clone()
     }
 
     /// Changes the condition of a direction, from the next datagram on. Returns the one before.
     pub fn set_link(&self, direction: Direction, link: Link) -> Link {
-        std::mem::replace(&mut lock(&self.shared.way(direction).judge).0, link)
+        std::mem::replace(&mut lock(&self.shared.way(direction).judge).link, link)
+    }
+
+    /// The condition of a direction for one client, if it has one of its own.
+    pub fn link_of(&self, client: SocketAddr, direction: Direction) -> Option<Link> {
+        let judge = lock(&self.shared.way(direction).judge);
+        judge.of_clients.get(&client).map(|(link, _)| link.clone())
+    }
+
+    /// Gives one client a condition of its own in a direction, in place of the common one, from the
+    /// next datagram on. Cuts and heals of the whole proxy do not touch it.
+    pub fn set_link_of(&self, client: SocketAddr, direction: Direction, link: Link) {
+        lock(&self.shared.way(direction).judge).set_link_of(client, link);
     }
 
     /// Blackholes both directions. Held for longer than QUIC's idle timeout it kills connections.
@@ -132,13 +145,13 @@ impl Proxy {
 
     /// Blackholes one direction.
     pub fn cut_one_way(&self, direction: Direction) {
-        lock(&self.shared.way(direction).judge).0.cut = true;
+        lock(&self.shared.way(direction).judge).link.cut = true;
     }
 
     /// Ends cuts; delay, loss and the like stay as they are.
     pub fn heal(&self) {
         for direction in Direction::BOTH {
-            lock(&self.shared.way(direction).judge).0.cut = false;
+            lock(&self.shared.way(direction).judge).link.cut = false;
         }
     }
 
@@ -164,11 +177,45 @@ struct Shared {
 
 /// One direction: its condition and judge, what waits for its time, what was counted.
 struct Way {
-    judge: Mutex<(Link, Gate)>,
+    judge: Mutex<Judge>,
     waiting: Mutex<Waiting>,
     /// Rung when something is put into `waiting`.
     added: Notify,
     tally: Tally,
+}
+
+/// The conditions of one direction and what decides by them.
+struct Judge {
+    link: Link,
+    gate: Gate,
+    /// Clients with a condition of their own.
+    of_clients: BTreeMap<SocketAddr, (Link, Gate)>,
+    seed: u64,
+}
+
+impl Judge {
+    fn judge(&mut self, client: SocketAddr, now: Duration, bytes: usize) -> Verdict {
+        let (link, gate) = match self.of_clients.get_mut(&client) {
+            Some((link, gate)) => (link, gate),
+            None => (&mut self.link, &mut self.gate),
+        };
+        link.spend(bytes as u64);
+        gate.judge(link, now, bytes)
+    }
+
+    fn set_link_of(&mut self, client: SocketAddr, link: Link) {
+        let seed = self.seed ^ (u64::from(client.port()) << 16);
+        match self.of_clients.entry(client) {
+            Entry::Occupied(mut own) => own.get_mut().0 = link,
+            Entry::Vacant(none) => {
+                none.insert((link, Gate::new(seed)));
+            }
+        }
+    }
+
+    fn is_cut(&self, client: SocketAddr) -> bool {
+        self.of_clients.get(&client).map_or(self.link.cut, |(link, _)| link.cut)
+    }
 }
 
 /// Datagrams that leave later, soonest first.
@@ -192,8 +239,19 @@ struct Flow {
 /// Where a datagram goes.
 #[derive(Clone)]
 enum Exit {
-    Target(Arc<UdpSocket>),
+    /// To the target, through the socket that speaks for this client.
+    Target(SocketAddr, Arc<UdpSocket>),
+    /// To this client.
     Client(SocketAddr),
+}
+
+impl Exit {
+    /// Whose datagram it is, whichever way it goes.
+    fn client(&self) -> SocketAddr {
+        match self {
+            Exit::Target(client, _) | Exit::Client(client) => *client,
+        }
+    }
 }
 
 /// A datagram that waits for its time.
@@ -227,7 +285,12 @@ impl Ord for Parcel {
 impl Way {
     fn new(seed: u64) -> Self {
         Way {
-            judge: Mutex::new((Link::default(), Gate::new(seed))),
+            judge: Mutex::new(Judge {
+                link: Link::default(),
+                gate: Gate::new(seed),
+                of_clients: BTreeMap::new(),
+                seed,
+            }),
             waiting: Mutex::new(Waiting::default()),
             added: Notify::new(),
             tally: Tally::default(),
@@ -235,8 +298,8 @@ impl Way {
     }
 
     /// Whether what waits must be dropped rather than sent.
-    fn is_cut(&self) -> bool {
-        lock(&self.judge).0.cut
+    fn is_cut(&self, client: SocketAddr) -> bool {
+        lock(&self.judge).is_cut(client)
     }
 
     /// Puts a datagram aside until `due`; a full queue drops it.
@@ -315,11 +378,7 @@ impl Shared {
     async fn pass(&self, direction: Direction, exit: Exit, data: &[u8]) {
         let way = self.way(direction);
         let now = self.now();
-        let verdict = {
-            let mut judge = lock(&way.judge);
-            let (link, gate) = &mut *judge;
-            gate.judge(link, now, data.len())
-        };
+        let verdict = lock(&way.judge).judge(exit.client(), now, data.len());
         match verdict {
             Verdict::Cut => add(&way.tally.dropped_by_cut, 1),
             Verdict::Lost => add(&way.tally.dropped_by_loss, 1),
@@ -340,7 +399,7 @@ impl Shared {
     async fn send(&self, direction: Direction, exit: &Exit, data: &[u8]) {
         let tally = &self.way(direction).tally;
         let sent = match exit {
-            Exit::Target(upstream) => upstream.send(data).await,
+            Exit::Target(_, upstream) => upstream.send(data).await,
             Exit::Client(client) => self.listen.send_to(data, client).await,
         };
         match sent {
@@ -374,7 +433,7 @@ async fn read_clients(shared: Arc<Shared>) {
         };
         match (received, flow) {
             (Ok((length, _)), Ok(flow)) => {
-                let exit = Exit::Target(flow.upstream.clone());
+                let exit = Exit::Target(flow.client, flow.upstream.clone());
                 shared.pass(Direction::ToTarget, exit, &buffer[..length]).await;
             }
             _ => {
@@ -407,7 +466,7 @@ async fn send_waiting(shared: Arc<Shared>, direction: Direction) {
     let way = shared.way(direction);
     loop {
         match way.take_due(shared.now()) {
-            Ok(_) if way.is_cut() => add(&way.tally.dropped_by_cut, 1),
+            Ok(parcel) if way.is_cut(parcel.exit.client()) => add(&way.tally.dropped_by_cut, 1),
             Ok(parcel) => shared.send(direction, &parcel.exit, &parcel.data).await,
             Err(Some(due)) => {
                 let wait = due.saturating_sub(shared.now());

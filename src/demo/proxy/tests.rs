@@ -91,6 +91,27 @@ async fn a_one_way_cut_lets_the_question_through_and_loses_the_answer() {
 }
 
 #[tokio::test]
+async fn one_client_is_cut_off_and_the_other_is_not() {
+    let (target, _echo) = echo().await;
+    let proxy = proxy_to(target).await;
+    let (one, two) = (client_of(&proxy).await, client_of(&proxy).await);
+    let cut = Link { cut: true, ..Link::default() };
+    let first = one.local_addr().unwrap();
+    proxy.set_link_of(first, Direction::ToTarget, cut.clone());
+    one.send(b"from one").await.unwrap();
+    two.send(b"from two").await.unwrap();
+    assert_eq!(hears(&two, SOON).await.unwrap(), b"from two");
+    assert_eq!(hears(&one, SILENCE).await, None);
+    assert_eq!(proxy.counters(Direction::ToTarget).dropped_by_cut, 1);
+    // What holds for all does not touch whom it was said of apart.
+    proxy.heal();
+    assert_eq!(proxy.link_of(first, Direction::ToTarget), Some(cut));
+    proxy.set_link_of(first, Direction::ToTarget, Link::default());
+    one.send(b"again").await.unwrap();
+    assert_eq!(hears(&one, SOON).await.unwrap(), b"again");
+}
+
+#[tokio::test]
 async fn what_waits_when_the_link_is_cut_is_lost_too() {
     let (target, _echo) = echo().await;
     let proxy = proxy_to(target).await;
