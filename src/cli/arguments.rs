@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    collection, completions, delete, demo, export, get, import, namespace, node, parse, profile,
-    put, scan, snapshot, status, token, transfer,
+    chaos, collection, completions, delete, demo, export, get, import, namespace, node, parse,
+    profile, put, scan, snapshot, status, token, transfer,
 };
 use super::{init, join, start};
 
@@ -82,6 +82,8 @@ pub enum Verb {
     Status(status::Arguments),
     /// Run the demo: a cluster grows over a bad link, and loses nothing.
     Demo(demo::Arguments),
+    /// Run `ratoon-chaos`, storms on real processes, if it lies beside this program.
+    Chaos(chaos::Arguments),
     /// Write a record.
     Put(put::Arguments),
     /// Read a record; writes its raw bytes.
@@ -199,6 +201,8 @@ mod tests {
             "transfer cancel 4",
             "transfer limit 20MiB --node 4",
             "demo --input p --key id --rate 5MiB --cuts 3 --seed 9 --report r.json --keep",
+            "chaos --scenario cuts --duration 30s",
+            "chaos campaign --results r --help",
             "profile list",
             "completions bash",
         ] {

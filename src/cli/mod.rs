@@ -5,6 +5,7 @@
 //! a node but through the client library, and never opens a node's data.
 
 mod arguments;
+mod chaos;
 mod collection;
 mod completions;
 mod context;
@@ -140,6 +141,7 @@ async fn run_async(context: &Context, verb: Verb) -> Result<(), CliError> {
         Verb::Join(arguments) => join::run(context, arguments).await,
         Verb::Status(arguments) => status::run(context, arguments).await,
         Verb::Demo(arguments) => demo::run(context, arguments).await,
+        Verb::Chaos(arguments) => chaos::run(&arguments),
         Verb::Put(arguments) => put::run(context, arguments).await,
         Verb::Get(arguments) => get::run(context, arguments).await,
         Verb::Delete(arguments) => delete::run(context, arguments).await,
