@@ -9,9 +9,10 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ratoon/target)
 
 CARGO := cargo
-# Seeds of one `make chaos`; arguments of `make demo` or `make bench`, for example
+# Seeds and the storm of one `make chaos`; arguments of `make demo` or `make bench`, for example
 # ARGS='--report out.json'.
 SEEDS ?= 100
+STORM ?= --scenario cuts --duration 30s
 ARGS ?=
 
 # nextest where it is installed, else cargo's own runner.
@@ -75,7 +76,10 @@ bench: prepare ## Run the benchmarks. Arguments: ARGS='--json out.json --runs 5'
 	$(CARGO) bench --locked --profile dev -- $(ARGS)
 
 .PHONY: chaos
-chaos: prepare ## Simulate clusters under faults, SEEDS=100 of them. (The storm on real processes does not exist yet.)
+chaos: simulation storm ## Simulate clusters under faults, SEEDS=100 of them; then a short storm.
+
+.PHONY: simulation
+simulation: prepare
 	$(CARGO) run --locked --package ratoon-chaos --bin ratoon-sim -- --seeds $(SEEDS)
 
 # Built apart from everything else: the feature is on for this one program, and `ratoon` stays as it is.
@@ -87,6 +91,11 @@ faulty: prepare ## Build `ratoon-faulty`, the program with failpoints.
 .PHONY: faults
 faults: faulty ## Kill real nodes at every failpoint. Arguments: ARGS='--only install'.
 	$(CARGO) run --locked --package ratoon-chaos --bin ratoon-faults -- $(ARGS)
+
+.PHONY: storm
+storm: prepare ## A storm on real processes. Which: STORM='--scenario kills --duration 3m --seed 7'.
+	$(CARGO) build --locked --bin ratoon
+	$(CARGO) run --locked --package ratoon-chaos --bin ratoon-chaos -- $(STORM)
 
 .PHONY: grpc-client
 grpc-client: build ## Talk to a cluster with a Python client that knows only reflection.

@@ -1,4 +1,5 @@
-//! Deterministic simulation of whole clusters, on the pure core, from a seed.
+//! Deterministic simulation of whole clusters, on the pure core, from a seed; and storms on real
+//! processes.
 //!
 //! One thread runs several nodes, each the real core, state machine and transfer machines on the
 //! adversarial twins of the storage; clock, network, disk and faults come from the seed, so a run
@@ -11,6 +12,7 @@ pub mod power;
 mod random;
 mod run;
 mod settings;
+pub mod storm;
 mod trace;
 
 #[cfg(test)]

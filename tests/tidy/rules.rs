@@ -79,7 +79,7 @@ pub const CONFINED: &[(&str, &[&str])] = &[
     ("eraftpb", &["src/raft/"]),
     ("protobuf", &["src/raft/"]),
     ("axum", &["src/http/", "src/api/"]),
-    ("clap", &["src/cli/", "src/main.rs"]),
+    ("clap", &["src/cli/", "src/main.rs", "chaos/src/bin/"]),
     ("anyhow", &["src/main.rs", "chaos/"]),
 ];
 
