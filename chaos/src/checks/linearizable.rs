@@ -64,9 +64,33 @@ impl Step {
 struct Possibility {
     value: Value,
     /// Operations that will be answered.
-    known: BTreeSet<usize>,
+    known: Places,
     /// Operations that never are.
-    unknown: BTreeSet<usize>,
+    unknown: Places,
+}
+
+/// A few operations by their place in the history, ascending: compared and copied all the time.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Places(Vec<u32>);
+
+impl Places {
+    fn contains(&self, place: usize) -> bool {
+        self.0.binary_search(&(place as u32)).is_ok()
+    }
+
+    fn insert(&mut self, place: usize) {
+        if let Err(at) = self.0.binary_search(&(place as u32)) {
+            self.0.insert(at, place as u32);
+        }
+    }
+
+    fn remove(&mut self, place: usize) {
+        self.0.retain(|known| *known != place as u32);
+    }
+
+    fn is_subset(&self, other: &Places) -> bool {
+        self.0.iter().all(|place| other.0.binary_search(place).is_ok())
+    }
 }
 
 /// Judges every key. Answers how many histories were too tangled.
@@ -107,7 +131,7 @@ fn explain(steps: &[(u64, Option<u64>, Step)]) -> Option<bool> {
     }
     // At one time, calls come first: that allows more, never less.
     moments.sort_unstable();
-    let start = Possibility { value: 0, known: BTreeSet::new(), unknown: BTreeSet::new() };
+    let start = Possibility { value: 0, known: Places::default(), unknown: Places::default() };
     let mut possible = BTreeSet::from([start]);
     let mut open: BTreeSet<usize> = BTreeSet::new();
     for (_, is_end, at) in moments {
@@ -135,14 +159,14 @@ fn after_answer(
     let mut pending: Vec<Possibility> = possible.into_iter().collect();
     let mut found = BTreeSet::new();
     while let Some(now) = pending.pop() {
-        if now.known.contains(&at) {
+        if now.known.contains(at) {
             let mut now = now;
-            now.known.remove(&at);
+            now.known.remove(at);
             found.insert(now);
             continue;
         }
         for &next in open {
-            if now.known.contains(&next) || now.unknown.contains(&next) {
+            if now.known.contains(next) || now.unknown.contains(next) {
                 continue;
             }
             let Some(value) = steps[next].2.take(now.value) else { continue };
@@ -165,16 +189,16 @@ fn after_answer(
 
 /// What has used fewer of the unanswered operations can do all that the others can.
 fn without_dominated(found: BTreeSet<Possibility>) -> BTreeSet<Possibility> {
-    let mut kept: BTreeMap<(Value, BTreeSet<usize>), Vec<BTreeSet<usize>>> = BTreeMap::new();
+    let mut kept: BTreeMap<(Value, Places), Vec<Places>> = BTreeMap::new();
     let mut sorted: Vec<Possibility> = found.into_iter().collect();
-    sorted.sort_by_key(|possibility| possibility.unknown.len());
+    sorted.sort_by_key(|possibility| possibility.unknown.0.len());
     for Possibility { value, known, unknown } in sorted {
         let list = kept.entry((value, known)).or_default();
         if !list.iter().any(|smaller| smaller.is_subset(&unknown)) {
             list.push(unknown);
         }
     }
-    let unfold = |((value, known), list): ((Value, BTreeSet<usize>), Vec<BTreeSet<usize>>)| {
+    let unfold = |((value, known), list): ((Value, Places), Vec<Places>)| {
         list.into_iter().map(move |unknown| Possibility { value, known: known.clone(), unknown })
     };
     kept.into_iter().flat_map(unfold).collect()
