@@ -5,8 +5,10 @@
 //! adversarial twins of the storage; clock, network, disk and faults come from the seed, so a run
 //! can be had again. `checks` holds one invariant a file. Nothing here is part of the product.
 
+pub mod campaign;
 mod checks;
 mod cluster;
+pub mod corpus;
 mod figures;
 pub mod power;
 mod random;
@@ -19,4 +21,5 @@ mod trace;
 mod tests;
 
 pub use figures::Figures;
-pub use run::{Options, Report, run};
+pub use run::{Options, Report, STEPS_DEFAULT, minimise, run};
+pub use trace::Listener;

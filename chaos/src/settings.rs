@@ -3,6 +3,8 @@
 //! Swarm testing: a fault that is absent from a run lets others go further, so each kind of fault
 //! is switched on by a coin of its own.
 
+use ratoon::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
+
 use crate::random::Random;
 
 /// Bytes of ballast, so that one part has several chunks.
@@ -45,6 +47,8 @@ pub struct Settings {
     pub network: NetworkSettings,
     /// Snapshots carry ballast, so that a part has several chunks.
     pub ballast: bool,
+    /// Bytes of a chunk.
+    pub chunk_bytes: u32,
     /// Pulls.
     pub transfer: TransferSettings,
     /// Disks.
@@ -58,6 +62,8 @@ pub struct Settings {
 /// How links behave in the safety phase.
 #[derive(Clone, Debug)]
 pub struct NetworkSettings {
+    /// What a link carries in one direction, for each lane; 0: no limit.
+    pub bytes_per_second: u64,
     /// Shortest time a message takes, microseconds.
     pub delay_us: u64,
     /// What chance adds to it on average, microseconds.
@@ -120,6 +126,12 @@ pub struct DiskSettings {
     pub prepare_failures: u64,
     /// Building a snapshot fails, permille.
     pub build_failures: u64,
+    /// A staging operation fails, permille.
+    pub staging_errors: u64,
+    /// A read of a stored snapshot fails while it is served, permille.
+    pub serving_errors: u64,
+    /// Work on log or state fails, which ends the process, permille.
+    pub halts: u64,
     /// After a round of apply the state flushes a part of itself, permille.
     pub early_flushes: u64,
     /// Entries that share a batch of the state at most.
@@ -166,6 +178,12 @@ pub struct FaultSettings {
     pub pull_ms: u64,
     /// Compaction or a snapshot is asked for by hand.
     pub by_hand_ms: u64,
+    /// A bit flips in what is staged or stored of snapshots.
+    pub rot_ms: u64,
+    /// A node's log cannot be read.
+    pub log_read_ms: u64,
+    /// A machine is lost with all it held.
+    pub loss_ms: u64,
     /// Membership changes and leadership transfers.
     pub operator_ms: u64,
     /// How long faults last on average.
@@ -177,12 +195,12 @@ impl Settings {
     pub fn draw(random: &mut Random) -> Self {
         let r = random;
         let log_bytes_soft = r.magnitude(600, 60_000);
-        let members_wanted = r.between(2, 5);
+        let members_wanted = r.between(3, 6);
         let pin_bytes_max = r.magnitude(2_000, 1_000_000);
         let ballast = r.chance(50);
         Settings {
             members_wanted,
-            members_max: (members_wanted + r.below(3)).clamp(3, 7),
+            members_max: (members_wanted + r.below(3)).min(7),
             learners: *r.pick(&[0, 0, 150, 400]),
             tick_ms: r.between(20, 60),
             election_ticks: r.between(5, 12) as usize,
@@ -198,6 +216,14 @@ impl Settings {
             promotion_lag_max: r.magnitude(5, 1_000),
             snapshots_kept: r.between(1, 3) as usize,
             ballast,
+            // Without ballast every part is one chunk.
+            chunk_bytes: *r.pick(&[
+                CHUNK_BYTES_MIN,
+                CHUNK_BYTES_MIN,
+                3 << 19,
+                2 << 20,
+                CHUNK_BYTES_MAX,
+            ]),
             transfer: TransferSettings::draw(r),
             network: NetworkSettings::draw(r),
             disk: DiskSettings::draw(r),
@@ -209,7 +235,9 @@ impl Settings {
 
 impl NetworkSettings {
     fn draw(r: &mut Random) -> Self {
+        let rate = r.magnitude(4_000, 2_000_000);
         NetworkSettings {
+            bytes_per_second: *r.pick(&[0, 0, rate]),
             delay_us: r.magnitude(50, 3_000),
             jitter_us: r.magnitude(10, 8_000),
             loss: *r.pick(&[0, 0, 5, 30, 100]),
@@ -250,6 +278,9 @@ impl DiskSettings {
             full: *r.pick(&[0, 0, 20, 100]),
             prepare_failures: *r.pick(&[0, 0, 100]),
             build_failures: *r.pick(&[0, 0, 200]),
+            staging_errors: *r.pick(&[0, 0, 5, 30]),
+            serving_errors: *r.pick(&[0, 0, 20, 200]),
+            halts: *r.pick(&[0, 0, 1, 4]),
             early_flushes: *r.pick(&[0, 20, 300]),
             batch_entries_max: r.magnitude(1, 64),
         }
@@ -272,6 +303,8 @@ impl LoadSettings {
 
 impl FaultSettings {
     fn draw(r: &mut Random) -> Self {
+        // Through a fault is how most snapshots are to be pulled.
+        let pull_ms = if r.chance(850) { r.magnitude(100, 3_000) } else { 0 };
         let mut kind = |from: u64, to: u64| if r.chance(550) { r.magnitude(from, to) } else { 0 };
         FaultSettings {
             crash_ms: kind(500, 15_000),
@@ -281,8 +314,11 @@ impl FaultSettings {
             clog_ms: kind(1_000, 15_000),
             pause_ms: kind(1_000, 15_000),
             clock_ms: kind(1_000, 15_000),
-            pull_ms: kind(300, 5_000),
+            pull_ms,
             by_hand_ms: kind(300, 10_000),
+            rot_ms: kind(200, 10_000),
+            log_read_ms: kind(2_000, 30_000),
+            loss_ms: kind(3_000, 30_000),
             operator_ms: kind(300, 8_000),
             length_ms: r.magnitude(100, 6_000),
         }

@@ -69,10 +69,20 @@ impl CommittedLog {
         self.removed.contains(&node)
     }
 
+    /// The last committed entry; the founding state stands before the first.
+    pub fn last_index(&self) -> Index {
+        FIRST_INDEX - 1 + self.entries.len() as u64
+    }
+
     /// All committed entries, from `FIRST_INDEX` on.
     pub fn entries(&self) -> &[Committed] {
         &self.entries
     }
+}
+
+/// Whether one of these entries removes a node.
+pub fn removes(node: NodeId, entries: &[Committed]) -> bool {
+    entries.iter().any(|entry| removed_by(entry) == Some(node))
 }
 
 fn removed_by(entry: &Committed) -> Option<NodeId> {

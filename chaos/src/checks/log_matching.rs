@@ -1,5 +1,4 @@
-//! Log matching and leader completeness: an entry's index and term name its content and all that
-//! went before, and a new leader holds everything that was committed in earlier terms.
+//! Log matching: an entry's index and term name its content and all that went before.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +6,6 @@ use anyhow::{Result, ensure};
 use ratoon::raft::{LogStart, LogStore, LogWrite};
 use ratoon::storage::memory::MemoryLog;
 use ratoon::types::{Digest, Index, NodeId, Term};
-
-use super::committed::CommittedLog;
 
 /// See the module.
 #[derive(Default)]
@@ -105,21 +102,8 @@ impl LogMatching {
         self.mirrors.get(&node)?.term(index)
     }
 
-    /// A node leads from now on.
-    pub fn check_leader(&self, node: NodeId, term: Term, committed: &CommittedLog) -> Result<()> {
-        let Some((index, entry_term)) = committed.before_term(term) else { return Ok(()) };
-        let mirror = self.mirrors.get(&node).expect("it has booted");
-        if index <= mirror.start {
-            return Ok(());
-        }
-        ensure!(
-            mirror.term(index) == Some(entry_term),
-            "the leader of term {term} lacks entry {index} of term {entry_term}, committed before: \
-             it holds {} to {}, there of term {:?}",
-            mirror.start,
-            mirror.last(),
-            mirror.term(index)
-        );
-        Ok(())
+    /// The entry before the first and the last one of a node's log; None: it never booted.
+    pub fn span(&self, node: NodeId) -> Option<(Index, Index)> {
+        self.mirrors.get(&node).map(|mirror| (mirror.start, mirror.last()))
     }
 }

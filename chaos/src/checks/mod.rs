@@ -1,16 +1,23 @@
 //! What must hold, one invariant a file. A check knows the history, never the code.
 
 pub mod applied;
+pub mod bounds;
 pub mod committed;
 pub mod compaction;
 pub mod digests;
 pub mod elections;
 pub mod history;
+pub mod leader_completeness;
 pub mod linearizable;
 pub mod log_matching;
 pub mod message;
+pub mod paused;
+pub mod pins;
 pub mod promises;
 pub mod replay;
+pub mod resent;
+pub mod snapshots;
+pub mod transfers;
 
 #[cfg(test)]
 mod tests;
@@ -19,7 +26,7 @@ use anyhow::{Result, ensure};
 use ratoon::raft::{Boot, HardState, InstallPlan, LogStart, LogWrite, Standing};
 use ratoon::state::ContentDigest;
 use ratoon::storage::memory::MemoryLog;
-use ratoon::types::{Committed, Index, NodeId, Pin, Role, Term};
+use ratoon::types::{Committed, Index, NodeId, Pin, Role, SnapshotId, Term};
 
 use history::{History, OperationId, Outcome};
 use message::Message;
@@ -36,6 +43,11 @@ pub struct Checks {
     promises: promises::Promises,
     applied: applied::Applied,
     digests: digests::Digests,
+    snapshots: snapshots::Snapshots,
+    /// What receivers were sent more than once.
+    pub resent: resent::Resent,
+    /// Peers that stand still in the calm phase.
+    pub paused: paused::Paused,
     /// What clients did and saw.
     pub history: History,
     /// Found where no error could be returned.
@@ -105,7 +117,8 @@ impl Checks {
         }
         let is_new = self.elections.leads(node, standing.term)?;
         if is_new {
-            self.log_matching.check_leader(node, standing.term, &self.committed)?;
+            let (logs, committed) = (&self.log_matching, &self.committed);
+            leader_completeness::check(node, standing.term, logs, committed)?;
         }
         Ok(u64::from(is_new))
     }
@@ -135,6 +148,24 @@ impl Checks {
         self.digests.compare(node, digest)
     }
 
+    /// A node built a snapshot that says it stands for `index`.
+    pub fn built(
+        &mut self,
+        node: NodeId,
+        id: SnapshotId,
+        index: Index,
+        content: &ContentDigest,
+    ) -> Result<()> {
+        self.snapshots.built(id, index, content)?;
+        self.digests.compare(node, content)
+    }
+
+    /// A node opened a snapshot that it pulled.
+    pub fn opened(&mut self, node: NodeId, id: SnapshotId, content: &ContentDigest) -> Result<()> {
+        self.snapshots.opened(node, id, content)?;
+        self.digests.compare(node, content)
+    }
+
     /// A node was told that it is not of the cluster.
     pub fn turned_away(&mut self, node: NodeId) {
         if !self.committed.is_removed(node) {
@@ -145,6 +176,11 @@ impl Checks {
     /// Whether an entry that removes a node was committed.
     pub fn is_removed(&self, node: NodeId) -> bool {
         self.committed.is_removed(node)
+    }
+
+    /// The last entry that anybody handed out.
+    pub fn committed_last(&self) -> Index {
+        self.committed.last_index()
     }
 
     /// A client's operation ended.
@@ -171,7 +207,9 @@ impl Checks {
 
     /// Judges the whole run. Answers how many histories were too tangled to judge.
     pub fn judge(&mut self, cluster: ratoon::types::ClusterId) -> Result<u64> {
-        let replay = replay::Replay::run(cluster, self.committed.entries(), &self.digests)?;
+        let (entries, indexes) = (self.committed.entries(), self.snapshots.indexes());
+        let replay = replay::Replay::run(cluster, entries, &self.digests, &indexes)?;
+        self.snapshots.check_against(&replay)?;
         self.history.check_against(&replay)?;
         linearizable::check(&self.history)
     }

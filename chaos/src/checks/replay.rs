@@ -1,12 +1,12 @@
 //! The committed log, applied once more to a fresh state: what replicas should have answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use ratoon::codec;
 use ratoon::kv::Batch;
-use ratoon::state::{State, content_digest, genesis};
+use ratoon::state::{ContentDigest, State, content_digest, genesis};
 use ratoon::storage::memory::MemoryState;
 use ratoon::types::{
     Action, ClusterId, Command, Committed, Failure, Index, Payload, Reply, WriteBatch,
@@ -23,15 +23,26 @@ pub struct Replay {
     pub executed: BTreeMap<Index, (WriteBatch, Result<Reply, Failure>)>,
     /// Values of each key: from which index on, None: deleted.
     pub versions: BTreeMap<Vec<u8>, Vec<(Index, Option<Bytes>)>>,
+    /// The state's content at the indexes that were asked for.
+    pub contents: BTreeMap<Index, ContentDigest>,
 }
 
 impl Replay {
-    /// Applies all entries, and compares the digests that replicas computed on the way.
-    pub fn run(cluster: ClusterId, entries: &[Committed], digests: &Digests) -> Result<Self> {
+    /// Applies all entries, compares the digests that replicas computed on the way, and takes some
+    /// of its own.
+    pub fn run(
+        cluster: ClusterId,
+        entries: &[Committed],
+        digests: &Digests,
+        indexes: &BTreeSet<Index>,
+    ) -> Result<Self> {
         let db = MemoryState::new();
         db.write(&genesis(&cluster::genesis(cluster)))?;
         let mut state = State::load(&*db.view())?;
         let mut replay = Replay::default();
+        if indexes.contains(&state.applied()) {
+            replay.contents.insert(state.applied(), content_digest(&*db.view())?);
+        }
         for entry in entries {
             let mut batch = Batch::default();
             let outcome = state
@@ -43,14 +54,21 @@ impl Replay {
             {
                 replay.note(entry.index, writes, outcome.reply);
             }
-            if entry.index.is_multiple_of(DIGEST_EVERY)
-                && let Some((digest, node)) = digests.at(entry.index)
-            {
-                let expected = content_digest(&*db.view())?;
+            let known =
+                digests.at(entry.index).filter(|_| entry.index.is_multiple_of(DIGEST_EVERY));
+            let is_wanted = indexes.contains(&entry.index);
+            if known.is_none() && !is_wanted {
+                continue;
+            }
+            let content = content_digest(&*db.view())?;
+            if let Some((digest, node)) = known {
                 ensure!(
-                    expected == *digest,
-                    "node {node} held {digest:?}, a replay of the log holds {expected:?}"
+                    content == *digest,
+                    "node {node} held {digest:?}, a replay of the log holds {content:?}"
                 );
+            }
+            if is_wanted {
+                replay.contents.insert(entry.index, content);
             }
         }
         Ok(replay)

@@ -5,21 +5,25 @@ use bytes::Bytes;
 use ratoon::raft::{HardState, LogEntry, LogStart, LogWrite};
 use ratoon::state::ContentDigest;
 use ratoon::types::{
-    Action, CollectionName, Committed, Condition, Digest, NodeId, Payload, Pin, Reply, Write,
-    WriteBatch,
+    Action, Addresses, CollectionName, Committed, Condition, Digest, Node, NodeId, Payload, Pin,
+    Reply, SnapshotId, TransferState, TransferStatus, Write, WriteBatch,
 };
 
 use super::applied::Applied;
+use super::bounds::{self, Resource, Usage};
 use super::committed::CommittedLog;
 use super::compaction;
 use super::digests::Digests;
 use super::elections::Elections;
 use super::history::{Effect, History, Outcome};
-use super::linearizable;
 use super::log_matching::LogMatching;
 use super::message::{APPEND_RESPONSE, Message, VOTE_RESPONSE};
+use super::paused::{Paused, Peer};
 use super::promises::Promises;
 use super::replay::Replay;
+use super::resent::Resent;
+use super::snapshots::Snapshots;
+use super::{leader_completeness, linearizable, pins, transfers};
 
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
@@ -72,10 +76,12 @@ fn a_leader_without_what_was_committed_before_is_noticed() {
     let (mut logs, mut committed) = (LogMatching::default(), CommittedLog::default());
     logs.installs(ONE, LogStart { index: 1, term: 1 });
     committed.note_commit(1, 2, Some(1));
-    logs.check_leader(ONE, 1, &committed).unwrap();
-    logs.check_leader(ONE, 2, &committed).unwrap_err();
+    leader_completeness::check(ONE, 1, &logs, &committed).unwrap();
+    leader_completeness::check(ONE, 2, &logs, &committed).unwrap_err();
     logs.persists(ONE, 1, &write_of(2, 1, b"a")).unwrap();
-    logs.check_leader(ONE, 2, &committed).unwrap();
+    leader_completeness::check(ONE, 2, &logs, &committed).unwrap();
+    logs.persists(ONE, 2, &write_of(2, 2, b"b")).unwrap();
+    leader_completeness::check(ONE, 2, &logs, &committed).unwrap_err();
 }
 
 fn entry(index: u64, content: &'static [u8]) -> Committed {
@@ -116,16 +122,124 @@ fn a_log_dropped_past_the_durable_state_or_a_pin_is_noticed() {
 
 #[test]
 fn different_content_at_one_index_is_noticed() {
-    let digest = |content: &[u8]| ContentDigest {
-        index: 16,
-        digest: Digest::of(content),
-        records: 1,
-        bytes: 1,
-    };
+    let digest = |bytes: &[u8]| content(16, bytes);
     let mut digests = Digests::default();
     digests.compare(ONE, &digest(b"a")).unwrap();
     digests.compare(TWO, &digest(b"a")).unwrap();
     digests.compare(TWO, &digest(b"b")).unwrap_err();
+}
+
+fn content(index: u64, bytes: &[u8]) -> ContentDigest {
+    ContentDigest { index, digest: Digest::of(bytes), records: 1, bytes: bytes.len() as u64 }
+}
+
+#[test]
+fn a_snapshot_that_is_not_the_state_at_its_index_is_noticed() {
+    let id = Digest::of(b"manifest");
+    let mut snapshots = Snapshots::default();
+    snapshots.built(id, 9, &content(8, b"a")).unwrap_err();
+    snapshots.built(id, 8, &content(8, b"a")).unwrap();
+    snapshots.opened(TWO, id, &content(8, b"a")).unwrap();
+    snapshots.opened(TWO, id, &content(8, b"b")).unwrap_err();
+    snapshots.opened(TWO, Digest::of(b"another"), &content(8, b"a")).unwrap_err();
+    let mut replay = Replay::default();
+    snapshots.check_against(&replay).unwrap_err();
+    replay.contents.insert(8, content(8, b"a"));
+    snapshots.check_against(&replay).unwrap();
+    replay.contents.insert(8, content(8, b"b"));
+    snapshots.check_against(&replay).unwrap_err();
+}
+
+#[test]
+fn bytes_sent_again_beyond_what_faults_excuse_are_noticed() {
+    let id: SnapshotId = Digest::of(b"manifest");
+    let mut resent = Resent::default();
+    resent.arrives(ONE, id, (0, 0), 0, 100).unwrap();
+    resent.arrives(ONE, id, (0, 0), 100, 50).unwrap();
+    // Another chunk, another receiver, another snapshot: nothing comes twice.
+    resent.arrives(ONE, id, (0, 1), 0, 100).unwrap();
+    resent.arrives(TWO, id, (0, 0), 0, 100).unwrap();
+    resent.arrives(ONE, Digest::of(b"another"), (0, 0), 0, 100).unwrap();
+    resent.allow(ONE, id, 30);
+    resent.arrives(ONE, id, (0, 0), 120, 40).unwrap();
+    assert_eq!((resent.repeated, resent.delivered), (30, 490));
+    resent.arrives(ONE, id, (0, 0), 159, 1).unwrap_err();
+    // What was removed is begun anew.
+    resent.removed(ONE, |gone| gone == id);
+    resent.arrives(ONE, id, (0, 0), 0, 100).unwrap();
+    resent.arrives(ONE, id, (0, 0), 0, 1).unwrap_err();
+}
+
+fn status(state: TransferState) -> TransferStatus {
+    TransferStatus {
+        snapshot: Digest::of(b"manifest"),
+        index: 8,
+        receiver: ONE,
+        source: TWO,
+        state,
+        total_bytes: 1,
+        done_bytes: 0,
+        bytes_per_second: 0,
+        resumed_from_bytes: 0,
+        resumes: 0,
+        resent_bytes: 0,
+        discarded_bytes: 0,
+        reused_bytes: 0,
+        received_bytes: 0,
+        stall_reason: String::new(),
+        message_bytes: 0,
+        started_unix_ms: 0,
+        finished_unix_ms: 0,
+    }
+}
+
+#[test]
+fn a_transfer_that_does_not_end_is_noticed_on_both_sides() {
+    transfers::check_receiver(ONE, None, true).unwrap();
+    transfers::check_receiver(ONE, Some(&status(TransferState::Installed)), true).unwrap();
+    transfers::check_receiver(ONE, Some(&status(TransferState::Pulling)), true).unwrap_err();
+    transfers::check_receiver(ONE, Some(&status(TransferState::Durable)), true).unwrap_err();
+    transfers::check_receiver(ONE, Some(&status(TransferState::Superseded)), false).unwrap_err();
+    transfers::check_source(ONE, 0).unwrap();
+    transfers::check_source(ONE, 1).unwrap_err();
+}
+
+#[test]
+fn a_pin_that_does_not_end_or_belongs_to_nobody_is_noticed() {
+    let pin = |receiver| Pin { receiver, index: 7, snapshot: None, renewed_unix_ms: 0 };
+    let address = String::new;
+    let addresses = Addresses { raft: address(), bulk: address(), api: address() };
+    let nodes = [Node { id: TWO, addresses, learner: false }];
+    pins::check(ONE, &[pin(TWO)], &nodes).unwrap();
+    pins::check(ONE, &[pin(TWO), pin(TWO)], &nodes).unwrap_err();
+    pins::check(ONE, &[pin(NodeId(3))], &nodes).unwrap_err();
+    pins::check_released(ONE, &[]).unwrap();
+    pins::check_released(ONE, &[pin(TWO)]).unwrap_err();
+}
+
+#[test]
+fn a_peer_that_stands_still_and_pulls_nothing_is_noticed() {
+    let peer = |matched, is_pulling| [Peer { node: TWO, matched, is_pulling }];
+    let mut paused = Paused::default();
+    paused.look(0, 1, 9, &peer(5, false), 100).unwrap();
+    paused.look(100, 1, 9, &peer(5, false), 100).unwrap();
+    paused.look(101, 1, 9, &peer(5, false), 100).unwrap_err();
+    // It moved; it pulls; it has everything; another leader has to find out anew.
+    paused.look(500, 1, 9, &peer(6, false), 100).unwrap();
+    paused.look(900, 1, 9, &peer(6, true), 100).unwrap();
+    paused.look(1_000, 1, 9, &peer(6, false), 100).unwrap();
+    paused.look(1_100, 1, 9, &peer(9, false), 100).unwrap();
+    paused.look(1_900, 1, 9, &peer(9, false), 100).unwrap();
+    paused.look(2_000, 2, 12, &peer(9, false), 100).unwrap();
+    paused.look(2_101, 2, 12, &peer(9, false), 100).unwrap_err();
+}
+
+#[test]
+fn what_grows_over_its_bound_is_noticed() {
+    let usage = |used| Usage { resource: Resource::Inputs, used, bound: 5 };
+    bounds::check(&[usage(0), usage(5)]).unwrap();
+    let error = bounds::check(&[usage(5), usage(6)]).unwrap_err();
+    assert!(error.to_string().contains("Inputs reaches 6"));
 }
 
 fn put(value: &'static str, condition: Condition) -> Effect {

@@ -11,6 +11,8 @@ use super::World;
 use super::machine::{ApplyJob, ApplyWork, InstallStep, MachineEvent};
 use crate::checks::DIGEST_EVERY;
 
+/// How much likelier a step of an install ends its process than other work.
+const INSTALL_HALTS: u64 = 30;
 /// Hand-outs applied before one report, at most.
 const GROUP_MAX: usize = 64;
 
@@ -66,7 +68,9 @@ impl World {
                 }
             }
         }
-        self.start_apply_work(node);
+        if self.machine(node).process.is_some() {
+            self.start_apply_work(node);
+        }
         Ok(())
     }
 
@@ -130,6 +134,9 @@ impl World {
         step: InstallStep,
     ) -> Result<Option<InstallStep>> {
         self.trace.note(self.now_us, node, "install step", [step as u64]);
+        if self.halts(node, INSTALL_HALTS)? {
+            return Ok(None);
+        }
         let machine = self.machine_mut(node);
         Ok(match step {
             InstallStep::WritePlan => {

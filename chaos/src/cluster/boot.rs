@@ -1,6 +1,8 @@
 //! Founding, booting and crashing of nodes: what `node/start.rs` does, on the twins of the storage.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use ratoon::raft::{Boot, Config, Core, HardState, LogStart, LogStore};
@@ -13,8 +15,9 @@ use super::bulk_receiver::BulkReceiver;
 use super::bulk_sender::BulkSender;
 use super::calls::Origin;
 use super::clients::Response;
+use super::log_reads::LogReads;
 use super::machine::{Disk, Machine, MachineEvent, Process};
-use super::staging::Staging;
+use super::staging::{StagedChunk, Staging};
 use super::{EPOCH_MS, Event, World};
 
 /// The node that every cluster begins with.
@@ -66,6 +69,7 @@ impl World {
             skew_ms: 0,
             tick_us: self.settings.tick_ms * drift,
             is_retired: false,
+            is_lost: false,
             boots_at_us: None,
         };
         self.machines.insert(node, machine);
@@ -95,6 +99,7 @@ impl World {
         ensure!(machine.process.is_none(), "it runs already");
         machine.incarnation += 1;
         machine.paused_until_us = 0;
+        machine.disk.log_fails.store(false, Ordering::Relaxed);
         let redone = machine.disk.redo_install();
         let live = machine.disk.open_live();
         let state = match &live {
@@ -104,12 +109,16 @@ impl World {
         let now = machine.now(now_us);
         let boot = machine.disk.boot(state.as_ref(), live.as_ref())?;
         let log = machine.disk.log.clone();
+        let reads = LogReads::new(log.clone(), machine.disk.log_fails.clone());
+        let is_back = machine.incarnation > 1;
         self.checks.boot(node, log.hard_state(), &boot)?;
         self.checks.mirror_log(node, &log)?;
         self.trace.note(now_us, node, "boot", [boot.applied, boot.hard_state.term]);
         self.figures.installs_redone += u64::from(redone);
+        let is_alone = boot.conf_state.voters == [node.0];
+        self.figures.lone_voter_boots += u64::from(is_back && is_alone);
         let logger = self.logger.new(slog::o!("node" => node.0));
-        let core = Core::new(config, boot, Box::new(log), now, &logger)
+        let core = Core::new(config, boot, Box::new(reads), now, &logger)
             .map_err(|halt| anyhow!("it halts at boot: {halt}"))?;
         let transfer = self.transfer_machines(node, boot_seed);
         let machine = self.machine_mut(node);
@@ -149,11 +158,15 @@ impl World {
     /// The process dies at once: what it did not sync or flush may be gone.
     pub(super) fn crash(&mut self, node: NodeId) -> Result<()> {
         let (log_seed, state_seed) = (self.random.next(), self.random.next());
-        let mut staging_random = self.random.fork();
+        self.excuse_cut(node);
+        if self.random.chance(500) {
+            self.lose_power(node);
+        }
         let machine = self.machine_mut(node);
         let Some(process) = machine.process.take() else { return Ok(()) };
+        // A group of writes is one record of the real log, so that a torn one is forgotten whole: a
+        // prefix of the writes is all that a crash can leave.
         machine.disk.log.crash(log_seed);
-        machine.disk.staging.crash(&mut staging_random);
         for state in machine.disk.generations.values() {
             state.flush_some(state_seed);
             state.crash();
@@ -176,15 +189,30 @@ impl World {
     }
 }
 
+impl World {
+    /// The page cache of a machine goes with its process.
+    fn lose_power(&mut self, node: NodeId) {
+        let mut random = self.random.fork();
+        let torn = self.machine_mut(node).disk.staging.lose_power(&mut random);
+        self.figures.power_losses += 1;
+        for StagedChunk { id, bytes, .. } in torn {
+            // What is left looks like a beginning, and is thrown away with what is fetched after it.
+            self.checks.resent.allow(node, id, 2 * u64::from(bytes));
+        }
+    }
+}
+
 impl Disk {
-    fn empty(start: LogStart, hard_state: HardState, seeds: BTreeSet<NodeId>) -> Self {
+    pub(super) fn empty(start: LogStart, hard_state: HardState, seeds: BTreeSet<NodeId>) -> Self {
         Disk {
             log: MemoryLog::create(start, hard_state),
+            log_fails: Arc::default(),
             synced_last: start.index,
             current: None,
             generations: BTreeMap::new(),
             plan: None,
             snapshots: BTreeMap::new(),
+            rot: BTreeSet::new(),
             staging: Staging::default(),
             seeds,
         }
@@ -210,7 +238,8 @@ impl Disk {
     }
 
     fn boot(&self, state: Option<&State>, live: Option<&(u64, MemoryState)>) -> Result<Boot> {
-        let newest = self.snapshots.values().max_by_key(|stored| stored.offer.meta.index);
+        let newest =
+            self.snapshots.values().max_by_key(|stored| (stored.offer.meta.index, stored.built_us));
         Ok(Boot {
             hard_state: self.log.hard_state(),
             applied: state.map_or(0, State::applied),

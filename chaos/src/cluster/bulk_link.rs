@@ -11,6 +11,8 @@ use ratoon::limits::BULK_IDLE_TIMEOUT_MS;
 use ratoon::transfer::{receiver, sender};
 use ratoon::types::{ByteRange, ChunkHeader, NodeId, PullRequest, PullResponse, SnapshotId};
 
+use super::bulk_sender::FrameError;
+use super::network::Lane;
 use super::{Event, World};
 use crate::random::Random;
 
@@ -41,6 +43,10 @@ struct Stream {
     is_announced: bool,
     /// Bytes of it that the source lets pass.
     allowed: u64,
+    /// Of which snapshot it carries bytes.
+    snapshot: Option<SnapshotId>,
+    /// Where the next bytes of the frame under way belong: part, offset.
+    arrives_at: (u32, u64),
 }
 
 /// What is on its way on a stream.
@@ -85,7 +91,7 @@ impl World {
         };
         let name = self.name();
         self.links.insert(name, link);
-        match self.network.stream(&mut self.random, source, node) {
+        match self.stream_delay(Lane::Bulk, source, node, 0) {
             Some(delay) => self.push(2 * delay, Event::Link(name, LinkEvent::Dialled)),
             None => {
                 let delay = self.random.between(100_000, 3_000_000);
@@ -121,16 +127,22 @@ impl World {
         let Some(name) = self.find_link(node, attempt) else { return };
         let stream = self.name();
         let link = self.links.get_mut(&name).expect("it was found");
+        let snapshot = match &body {
+            PullRequest::Ranges { snapshot, .. } => Some(*snapshot),
+            _ => None,
+        };
         let new = Stream {
             request: Some(request),
             pieces: VecDeque::new(),
             is_pumping: false,
             is_announced: false,
             allowed: 0,
+            snapshot,
+            arrives_at: (0, 0),
         };
         link.streams.insert(stream, new);
         let source = link.source;
-        let delay = self.network.stream(&mut self.random, node, source).unwrap_or(STALL_US);
+        let delay = self.stream_delay(Lane::Bulk, node, source, 0).unwrap_or(STALL_US);
         self.push(delay, Event::Link(name, LinkEvent::Asked(stream, body)));
     }
 
@@ -217,6 +229,9 @@ impl World {
         let link = self.links.get_mut(&name).expect("it was looked up");
         (link.is_up, link.source_life) = (true, life);
         let (receiver, source, attempt) = (link.receiver, link.source, link.attempt);
+        let before = self.machine_mut(receiver).alive().bulk.last_source.replace((source, life));
+        let is_back = before.is_some_and(|(known, before)| known == source && before != life);
+        self.figures.sources_back += u64::from(is_back);
         self.push(KEEP_ALIVE_US, Event::Link(name, LinkEvent::KeepAlive));
         self.tell_sender(source, sender::Input::Connected { connection: name, receiver })?;
         match attempt {
@@ -250,6 +265,9 @@ impl World {
         if !self.lives(link.receiver, link.receiver_life) {
             return Ok(());
         }
+        if link.is_up && link.attempt.is_some() {
+            self.excuse_cut(link.receiver);
+        }
         for request in link.streams.into_values().filter_map(|stream| stream.request) {
             let failure = Some(reason.to_owned());
             let word = receiver::Input::RequestEnded { request, failure };
@@ -263,6 +281,61 @@ impl World {
             }
             None => Ok(()),
         }
+    }
+
+    /// A pull was cut or its process died: that may cost it a chunk for each of its streams. Small
+    /// parts are chunks of their own, so that more of them may wait for the disk.
+    pub(super) fn excuse_cut(&mut self, receiver: NodeId) {
+        let machine = self.machine(receiver);
+        let Some(process) = &machine.process else { return };
+        let mut unwritten = process.bulk.unwritten_bytes();
+        // A pull that has ended may have left its writes behind, and not yet be removed.
+        if let Some(status) = process.bulk.machine.status(machine.now(self.now_us)) {
+            unwritten.entry(status.snapshot).or_default();
+        }
+        let streams = self.settings.transfer.streams;
+        for (id, waiting) in unwritten {
+            let Some(stored) = self.contents.get(&id) else { continue };
+            let manifest = &stored.manifest;
+            let mut lengths: Vec<u32> = (0..manifest.parts.len() as u32)
+                .flat_map(|part| (0..manifest.chunks(part)).map(move |chunk| (part, chunk)))
+                .map(|(part, chunk)| manifest.chunk_bounds(part, chunk).1)
+                .collect();
+            lengths.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
+            let begun: u64 = lengths.into_iter().take(streams).map(u64::from).sum();
+            let most = u64::from(manifest.chunk_bytes) * streams as u64;
+            self.checks.resent.allow(receiver, id, (begun + waiting).min(most));
+        }
+    }
+
+    /// Whether somebody is being sent bytes of a node's snapshot.
+    pub(super) fn is_served(&self, node: NodeId, id: SnapshotId) -> bool {
+        let mut links = self.links.values().filter(|link| link.source == node);
+        links.any(|link| link.streams.values().any(|stream| stream.snapshot == Some(id)))
+    }
+
+    /// Bytes of chunks that a source has read, or is to read, ahead of the network, and for how many
+    /// receivers.
+    pub(super) fn bytes_read_ahead(&self, node: NodeId) -> (u64, u64) {
+        let (mut bytes, mut receivers) = (0, 0);
+        for link in self.links.values().filter(|link| link.source == node && link.is_up) {
+            let mut of_link = 0;
+            for stream in link.streams.values() {
+                let Some(stored) = stream.snapshot.and_then(|id| self.contents.get(&id)) else {
+                    continue;
+                };
+                let manifest = &stored.manifest;
+                for piece in &stream.pieces {
+                    if let Piece::Frame(_, range) = piece {
+                        let chunk = manifest.chunk_at(range.offset);
+                        of_link += u64::from(manifest.chunk_bounds(range.part, chunk).1);
+                    }
+                }
+            }
+            bytes += of_link;
+            receivers += u64::from(of_link > 0);
+        }
+        (bytes, receivers)
     }
 
     fn tell_link_source(&mut self, name: u64, word: sender::Input) -> Result<()> {
@@ -313,7 +386,11 @@ impl World {
     fn plan_pump(&mut self, name: u64, stream: u64) {
         let link = &self.links[&name];
         let (receiver, source) = (link.receiver, link.source);
-        let delay = self.network.stream(&mut self.random, source, receiver).unwrap_or(STALL_US);
+        let bytes = match link.streams.get(&stream).and_then(|state| state.pieces.front()) {
+            Some(Piece::Data(bytes) | Piece::Manifest(bytes)) => bytes.len(),
+            _ => 0,
+        };
+        let delay = self.stream_delay(Lane::Bulk, source, receiver, bytes).unwrap_or(STALL_US);
         self.push(delay, Event::Link(name, LinkEvent::Pump(stream)));
     }
 
@@ -391,12 +468,32 @@ impl World {
                 self.tell_receiver(receiver, Word::Manifest { request, bytes })?;
                 self.end_request(name, stream, None)
             }
-            Piece::Header(header) => self.tell_receiver(receiver, Word::Frame { request, header }),
-            Piece::Data(bytes) => self.tell_receiver(receiver, Word::Data { request, bytes }),
+            Piece::Header(header) => {
+                if let Some((_, state)) = self.stream_mut(stream) {
+                    state.arrives_at = (header.part, header.offset);
+                }
+                self.tell_receiver(receiver, Word::Frame { request, header })
+            }
+            Piece::Data(bytes) => {
+                self.count_arrival(receiver, stream, bytes.len() as u32)?;
+                self.tell_receiver(receiver, Word::Data { request, bytes })
+            }
             Piece::End => self.end_request(name, stream, None),
             Piece::Reset => self.end_request(name, stream, Some("reset".to_owned())),
             Piece::Frame(..) | Piece::Rest(_) | Piece::FrameEnd => unreachable!("handled before"),
         }
+    }
+
+    /// Bytes of a part reach a receiver: the checks count what comes twice.
+    fn count_arrival(&mut self, receiver: NodeId, stream: u64, bytes: u32) -> Result<()> {
+        let Some((_, state)) = self.stream_mut(stream) else { return Ok(()) };
+        let (part, offset) = state.arrives_at;
+        state.arrives_at.1 += u64::from(bytes);
+        let Some(id) = state.snapshot else { return Ok(()) };
+        let manifest = &self.contents[&id].manifest;
+        let chunk = manifest.chunk_at(offset);
+        let start = (offset - manifest.chunk_bounds(part, chunk).0) as u32;
+        self.checks.resent.arrives(receiver, id, (part, chunk), start, bytes)
     }
 
     fn end_request(&mut self, name: u64, stream: u64, failure: Option<String>) -> Result<()> {
@@ -416,13 +513,26 @@ impl World {
         id: SnapshotId,
         range: ByteRange,
     ) -> Result<()> {
-        let source = self.links[&name].source;
-        let Some((header, mut bytes)) = self.machine(source).read_frame(id, range) else {
-            let (is_corrupt, reason) = (false, "it is gone".to_owned());
-            let word = sender::Input::FrameFailed { stream, is_corrupt, reason };
-            return self.tell_link_source(name, word);
+        let (source, receiver) = (self.links[&name].source, self.links[&name].receiver);
+        let read = match self.reading_fails() {
+            true => Err(FrameError::Gone),
+            false => self.machine(source).read_frame(id, range),
+        };
+        let (header, mut bytes) = match read {
+            Ok(frame) => frame,
+            Err(error) => {
+                let is_corrupt = matches!(error, FrameError::Corrupt);
+                let reason = "it cannot be read".to_owned();
+                let word = sender::Input::FrameFailed { stream, is_corrupt, reason };
+                return self.tell_link_source(name, word);
+            }
         };
         if !self.calm && self.random.chance(self.settings.network.corruption) {
+            self.figures.frames_damaged += 1;
+            let manifest = &self.contents[&id].manifest;
+            let (_, length) = manifest.chunk_bounds(range.part, manifest.chunk_at(range.offset));
+            // Once for the damage, and once if what is left of it is taken for a good beginning.
+            self.checks.resent.allow(receiver, id, 2 * u64::from(length));
             let mut damaged = bytes.to_vec();
             let place = self.random.below(damaged.len() as u64) as usize;
             damaged[place] ^= 1 << self.random.below(8);

@@ -8,7 +8,9 @@ use ratoon::raft::{self, Input};
 use ratoon::transfer::receiver::{
     DiskOperation, DiskResult, Event, Input as Word, Options, Output, Receiver,
 };
-use ratoon::types::{Index, NodeId, Now, SnapshotReference, TransferState, TransferStatus};
+use ratoon::types::{
+    Index, NodeId, Now, SnapshotId, SnapshotReference, TransferState, TransferStatus,
+};
 
 use super::World;
 use super::machine::MachineEvent;
@@ -26,6 +28,8 @@ pub struct BulkReceiver {
     full: BTreeMap<usize, u64>,
     /// When the machine's timer is planned.
     timer_us: Option<u64>,
+    /// The source it was connected to last, and which of its lives that was.
+    pub last_source: Option<(NodeId, u64)>,
 }
 
 impl BulkReceiver {
@@ -36,7 +40,19 @@ impl BulkReceiver {
             threads: Default::default(),
             full: BTreeMap::new(),
             timer_us: None,
+            last_source: None,
         }
+    }
+
+    /// Received bytes that wait for the disk.
+    pub fn unwritten_bytes(&self) -> BTreeMap<SnapshotId, u64> {
+        let mut unwritten = BTreeMap::new();
+        for (_, operation) in &self.threads[WRITER] {
+            if let DiskOperation::Write { snapshot, bytes, .. } = operation {
+                *unwritten.entry(*snapshot).or_default() += bytes.len() as u64;
+            }
+        }
+        unwritten
     }
 }
 
@@ -45,7 +61,8 @@ impl World {
     pub(super) fn resume_pull(&mut self, node: NodeId) -> Result<()> {
         match self.machine(node).disk.staging.found() {
             Some(found) => {
-                self.figures.pulls_resumed += 1;
+                self.figures.pulls_resumed += u64::from(!found.record.state.is_final());
+                self.figures.durable_resumed += u64::from(found.durable);
                 self.tell_receiver(node, Word::Resume(Box::new(found)))
             }
             None => self.carry_out_pull(node),
@@ -126,7 +143,8 @@ impl World {
                 }
                 self.trace.note(self.now_us, node, "durable", [index]);
                 let original = self.contents.get(&id).context("nobody ever built it")?.clone();
-                self.machine(node).disk.staging.durable(id, &original)?;
+                // What rotted since it was verified is found when it is opened.
+                self.machine(node).disk.staging.is_durable(id, &original)?;
                 let meta = raft::SnapshotMeta {
                     id,
                     index: manifest.index,
@@ -136,9 +154,11 @@ impl World {
                 self.report(node, Input::SnapshotDurable(meta));
             }
             Event::Failed { id, index, reason } => {
+                self.figures.pulls_failed += 1;
                 self.report(node, Input::PullFailed { id, index, reason });
             }
             Event::WantsNewOffer { .. } => {
+                self.figures.new_offers_wanted += 1;
                 let now = self.machine(node).now(self.now_us);
                 let status = self.machine_mut(node).alive().bulk.machine.status(now);
                 if let Some(status) = status {
@@ -190,6 +210,7 @@ impl World {
     /// The first operation of a thread is done.
     pub(super) fn staging_done(&mut self, node: NodeId, thread: usize) -> Result<()> {
         let full = !self.calm && self.random.chance(self.settings.disk.full);
+        let fails = !self.calm && self.random.chance(self.settings.disk.staging_errors);
         let machine = self.machine_mut(node);
         let Some((ticket, operation)) = machine.alive().bulk.threads[thread].front().cloned()
         else {
@@ -200,20 +221,54 @@ impl World {
             DiskOperation::Open { .. }
                 | DiskOperation::CheckSpace { .. }
                 | DiskOperation::Write { .. }
+                | DiskOperation::Persist { .. }
+                | DiskOperation::Finish { .. }
         );
         if full && may_be_full {
             machine.alive().bulk.full.insert(thread, ticket);
+            self.figures.disk_full += 1;
             let reason = "no room".to_owned();
             return self
                 .tell_receiver(node, Word::Disk { ticket, result: DiskResult::Full { reason } });
         }
-        let result = machine.disk.stage(&operation);
+        let result = match fails {
+            true => self.fail_staging(node, &operation),
+            false => machine.disk.stage(&operation),
+        };
+        self.note_staging(node, &operation, &result);
+        let machine = self.machine_mut(node);
         let queue = &mut machine.alive().bulk.threads[thread];
         queue.pop_front();
         if !queue.is_empty() {
             self.start_disk(node, thread);
         }
         self.tell_receiver(node, Word::Disk { ticket, result })
+    }
+
+    /// The disk fails during an operation. What cannot be read is thrown away, what cannot be written
+    /// ends the pull, and what only tidies up is left undone.
+    fn fail_staging(&mut self, node: NodeId, operation: &DiskOperation) -> DiskResult {
+        self.figures.staged_errors += 1;
+        let disk = &mut self.machine_mut(node).disk;
+        match operation {
+            DiskOperation::Inspect { snapshot, part, .. }
+            | DiskOperation::Verify { snapshot, part } => {
+                if let Some(bytes) = disk.discard_staged(*snapshot, *part) {
+                    self.checks.resent.allow(node, *snapshot, bytes);
+                }
+                self.machine_mut(node).disk.stage(operation)
+            }
+            DiskOperation::Open { .. }
+            | DiskOperation::CheckSpace { .. }
+            | DiskOperation::Write { .. }
+            | DiskOperation::Persist { .. }
+            | DiskOperation::Finish { .. } => {
+                DiskResult::Failed { reason: "the disk failed".to_owned() }
+            }
+            DiskOperation::Remove { .. }
+            | DiskOperation::RemoveOthers { .. }
+            | DiskOperation::SaveStatus(_) => disk.stage(operation),
+        }
     }
 
     /// An operation that found the disk full is tried again, or forgotten.
@@ -224,10 +279,13 @@ impl World {
             return;
         };
         bulk.full.remove(&thread);
-        if !retry {
-            bulk.threads[thread].pop_front();
+        let dropped = if retry { None } else { bulk.threads[thread].pop_front() };
+        let is_idle = bulk.threads[thread].is_empty();
+        if let Some((_, DiskOperation::Write { snapshot, bytes, .. })) = dropped {
+            // It came and is not there, should the same snapshot ever be pulled again.
+            self.checks.resent.allow(node, snapshot, bytes.len() as u64);
         }
-        if !bulk.threads[thread].is_empty() {
+        if !is_idle {
             self.start_disk(node, thread);
         }
     }

@@ -72,9 +72,13 @@ impl World {
                 }
                 Output::Close { connection } => self.source_closes(connection),
                 Output::Fenced { snapshot: id, .. } => {
-                    let is_there = self.machine(node).disk.snapshots.contains_key(&id);
-                    anyhow::ensure!(!is_there, "a sound snapshot is fenced");
-                    self.report(node, Input::SnapshotLost { id });
+                    let disk = &self.machine(node).disk;
+                    let has_rotted = disk.rot.iter().any(|(rotten, ..)| *rotten == id);
+                    let is_excused = has_rotted || self.settings.disk.serving_errors > 0;
+                    let is_there = disk.snapshots.contains_key(&id);
+                    anyhow::ensure!(is_excused || !is_there, "a sound snapshot is fenced");
+                    self.figures.fenced += u64::from(is_there);
+                    self.set_aside(node, id);
                 }
             }
         }
@@ -91,6 +95,13 @@ impl World {
         Ok(())
     }
 
+    /// Whether a read of a stored snapshot fails now.
+    pub(super) fn reading_fails(&mut self) -> bool {
+        let fails = !self.calm && self.random.chance(self.settings.disk.serving_errors);
+        self.figures.serving_errors += u64::from(fails);
+        fails
+    }
+
     /// A snapshot of the store is opened for sending.
     pub(super) fn open_stored(&mut self, node: NodeId, snapshot: SnapshotId) -> Result<()> {
         let stored = self.machine(node).disk.snapshots.get(&snapshot).cloned();
@@ -102,23 +113,54 @@ impl World {
         self.tell_sender(node, Word::Opened { snapshot, result })
     }
 
-    /// A part of the store was read whole: simulated stores do not rot.
+    /// Nobody finds a stored snapshot any more, and it is offered to nobody.
+    pub(super) fn set_aside(&mut self, node: NodeId, id: SnapshotId) {
+        self.figures.lost_while_served += u64::from(self.is_served(node, id));
+        self.machine_mut(node).disk.snapshots.remove(&id);
+        self.report(node, Input::SnapshotLost { id });
+    }
+
+    /// A part of the store was read whole.
     pub(super) fn check_stored(
         &mut self,
         node: NodeId,
         snapshot: SnapshotId,
         part: u32,
     ) -> Result<()> {
-        let is_there = self.machine(node).disk.snapshots.contains_key(&snapshot);
-        let result = if is_there { Ok(true) } else { Err("it is gone".to_owned()) };
+        self.figures.parts_suspected += 1;
+        let disk = &self.machine(node).disk;
+        let has_rotted = disk.has_rotted(snapshot, part, 0, u64::MAX);
+        let is_there = disk.snapshots.contains_key(&snapshot);
+        let result = match is_there && !self.reading_fails() {
+            true => Ok(!has_rotted),
+            false => Err("it cannot be read".to_owned()),
+        };
         self.tell_sender(node, Word::PartChecked { snapshot, part, result })
     }
 }
 
+/// Why a frame cannot be sent.
+pub enum FrameError {
+    /// The snapshot is not in the store any more.
+    Gone,
+    /// The chunk does not have its checksum.
+    Corrupt,
+}
+
 impl Machine {
-    /// The header and the bytes of a frame; None: the snapshot is gone.
-    pub fn read_frame(&self, id: SnapshotId, range: ByteRange) -> Option<(ChunkHeader, Bytes)> {
-        let content = self.disk.snapshots.get(&id)?.parts.get(range.part as usize)?;
+    /// The header and the bytes of a frame. The chunk that holds them is read and checked whole.
+    pub fn read_frame(
+        &self,
+        id: SnapshotId,
+        range: ByteRange,
+    ) -> Result<(ChunkHeader, Bytes), FrameError> {
+        let stored = self.disk.snapshots.get(&id).ok_or(FrameError::Gone)?;
+        let manifest = &stored.manifest;
+        let (start, length) = manifest.chunk_bounds(range.part, manifest.chunk_at(range.offset));
+        if self.disk.has_rotted(id, range.part, start, start + u64::from(length)) {
+            return Err(FrameError::Corrupt);
+        }
+        let content = &stored.parts[range.part as usize];
         let bytes = content.slice(range.offset as usize..(range.offset + range.bytes) as usize);
         let header = ChunkHeader {
             part: range.part,
@@ -126,6 +168,6 @@ impl Machine {
             bytes: range.bytes as u32,
             crc32c: crc32c::crc32c(&bytes),
         };
-        Some((header, bytes))
+        Ok((header, bytes))
     }
 }

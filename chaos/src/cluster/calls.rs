@@ -6,7 +6,7 @@ use ratoon::types::{Code, Failure, MembershipChange, NodeId, Role};
 
 use super::clients::{Caller, Response};
 use super::machine::{CallFor, MachineEvent};
-use super::network::Packet;
+use super::network::{Lane, Packet};
 use super::{Ask, Event, World};
 
 /// How often a node looks whether it is a member.
@@ -83,7 +83,7 @@ impl World {
 
     /// Sends something that arrives unless the connection breaks.
     pub(super) fn send_on_stream(&mut self, from: NodeId, to: NodeId, packet: Packet) {
-        if let Some(delay) = self.network.stream(&mut self.random, from, to) {
+        if let Some(delay) = self.stream_delay(Lane::Raft, from, to, packet.bytes()) {
             self.push(delay, Event::Deliver { from, to, packet });
         }
     }
@@ -203,6 +203,7 @@ impl World {
     /// The cluster says that this node is none of its own (any more): it stops for good.
     fn turn_away(&mut self, node: NodeId) {
         self.trace.note(self.now_us, node, "turned away", []);
+        self.figures.turned_away += 1;
         self.checks.turned_away(node);
         let machine = self.machine_mut(node);
         machine.is_retired = true;

@@ -1,8 +1,8 @@
 //! The raft thread: inputs into the core, outputs to whoever carries them out. As
 //! `node/raft_thread.rs` and `node/carry.rs` do it.
 
-use anyhow::{Result, anyhow, bail};
-use ratoon::raft::{Answer, Input, Output, Waiter};
+use anyhow::{Result, bail};
+use ratoon::raft::{Answer, Core, Input, Output, Waiter};
 use ratoon::state::read;
 use ratoon::transfer::receiver::Input as Word;
 use ratoon::types::{Code, Failure, NodeId};
@@ -10,15 +10,17 @@ use ratoon::types::{Code, Failure, NodeId};
 use super::calls::Origin;
 use super::clients::{Response, collection};
 use super::machine::{ApplyJob, LogJob, MachineEvent, Waiting};
-use super::network::Packet;
+use super::network::{Lane, Packet};
 use super::tasks::Task;
 use super::{Ask, Event, World};
+use crate::checks::committed::removes;
 use crate::checks::message;
 
 impl World {
     pub(super) fn tick(&mut self, node: NodeId) -> Result<()> {
         let tick_us = self.machine(node).tick_us;
         self.push_machine(node, tick_us, MachineEvent::Tick);
+        self.check_bounds(node)?;
         self.run_core(node, true)
     }
 
@@ -37,14 +39,20 @@ impl World {
         for _ in 0..at_once {
             let Some(input) = self.machine_mut(node).alive().inbox.pop_front() else { break };
             self.note_input(node, &input)?;
-            let core = &mut self.machine_mut(node).alive().core;
-            core.handle(now, input).map_err(|halt| anyhow!("it halts: {halt}"))?;
+            if !self.tell_core(node, |core| core.handle(now, input))? {
+                return Ok(());
+            }
+        }
+        let ends = |core: &mut Core| {
+            if tick {
+                core.handle(now, Input::Tick)?;
+            }
+            core.advance(now)
+        };
+        if !self.tell_core(node, ends)? {
+            return Ok(());
         }
         let process = self.machine_mut(node).alive();
-        if tick {
-            process.core.handle(now, Input::Tick).map_err(|halt| anyhow!("it halts: {halt}"))?;
-        }
-        process.core.advance(now).map_err(|halt| anyhow!("it halts: {halt}"))?;
         let more = !process.inbox.is_empty() && !std::mem::replace(&mut process.awake, true);
         if more {
             let delay = self.random.interval(self.settings.disk.wake_us);
@@ -106,6 +114,7 @@ impl World {
                 self.fetch_snapshot(node, reference, index, message_bytes)?;
             }
             Output::DiscardSnapshot { id } => {
+                self.figures.pulls_overtaken += 1;
                 self.machine_mut(node).alive().prepared = None;
                 self.tell_receiver(node, Word::Superseded(id))?;
             }
@@ -152,6 +161,7 @@ impl World {
                 let (first, last) = (entries[0].index, entries[entries.len() - 1].index);
                 trace.note(now, node, "apply", [*generation, first, last]);
                 self.figures.entries += self.checks.hands_out(node, entries)?;
+                self.figures.own_removals += u64::from(removes(node, entries));
             }
             Output::CompactLog { start } => {
                 trace.note(now, node, "compact", [start.index, start.term]);
@@ -218,8 +228,13 @@ impl World {
         if (is_down || self.network.is_cut(from, to)) && self.random.chance(50) {
             self.report(from, Input::Unreachable(to));
         }
+        if self.network.is_congested(self.now_us, from, to) {
+            self.figures.congestion_drops += 1;
+            return;
+        }
+        let wait = self.network.pass(self.now_us, (Lane::Raft, from, to), packet.bytes());
         for delay in self.network.datagram(&mut self.random, from, to) {
-            self.push(delay, Event::Deliver { from, to, packet: packet.clone() });
+            self.push(wait + delay, Event::Deliver { from, to, packet: packet.clone() });
         }
     }
 

@@ -1,10 +1,13 @@
 //! Faults: what begins, what ends, and the end of them all.
 
+use std::sync::atomic::Ordering;
+
 use anyhow::Result;
 use ratoon::raft::{ClientRequest, Input};
-use ratoon::types::NodeId;
+use ratoon::types::{NodeId, SnapshotId};
 
 use super::calls::Origin;
+use super::staging::StagedChunk;
 use super::{Ask, Event, World};
 
 /// Something that goes wrong, or comes right again.
@@ -19,6 +22,12 @@ pub enum Fault {
     Clock,
     Pull,
     ByHand,
+    /// A bit flips in what a machine keeps of snapshots.
+    Rot,
+    /// A machine's log cannot be read any more.
+    LogRead,
+    /// A machine is lost for good.
+    Loss,
     /// These links carry again.
     Heal(Vec<(NodeId, NodeId)>),
     /// These links are quick again.
@@ -38,6 +47,9 @@ impl World {
             Fault::Clock,
             Fault::Pull,
             Fault::ByHand,
+            Fault::Rot,
+            Fault::LogRead,
+            Fault::Loss,
         ] {
             self.plan_fault(fault);
         }
@@ -55,6 +67,9 @@ impl World {
             Fault::Clock => faults.clock_ms,
             Fault::Pull => faults.pull_ms,
             Fault::ByHand => faults.by_hand_ms,
+            Fault::Rot => faults.rot_ms,
+            Fault::LogRead => faults.log_read_ms,
+            Fault::Loss => faults.loss_ms,
             Fault::Heal(_) | Fault::Unclog(_) => 0,
         };
         if mean_ms > 0 {
@@ -122,6 +137,18 @@ impl World {
                 let node = *self.random.pick(&nodes);
                 self.do_by_hand(node);
             }
+            Fault::Rot => {
+                let node = *self.random.pick(&nodes);
+                self.rot(node);
+            }
+            Fault::LogRead => {
+                let node = *self.random.pick(&nodes);
+                self.machine(node).disk.log_fails.store(true, Ordering::Relaxed);
+            }
+            Fault::Loss => {
+                let node = *self.random.pick(&nodes);
+                self.lose_machine(node)?;
+            }
             Fault::Heal(links) => {
                 links.into_iter().for_each(|(from, to)| self.network.heal(from, to))
             }
@@ -142,6 +169,7 @@ impl World {
             let machine = self.machine_mut(node);
             machine.paused_until_us = machine.paused_until_us.min(now_us + 1_000_000);
             machine.skew_ms = 0;
+            machine.disk.log_fails.store(false, Ordering::Relaxed);
             self.boot_after(node, 100_000);
         }
     }
@@ -150,7 +178,7 @@ impl World {
         self.random.interval(self.settings.faults.length_ms * 1000)
     }
 
-    fn crash_for_a_while(&mut self, node: NodeId) -> Result<()> {
+    pub(super) fn crash_for_a_while(&mut self, node: NodeId) -> Result<()> {
         self.crash(node)?;
         let length = self.fault_length();
         self.boot_after(node, length);
@@ -197,8 +225,36 @@ impl World {
         let newest = machine.disk.snapshots.values().max_by_key(|stored| stored.offer.meta.index);
         let Some(id) = newest.map(|stored| stored.offer.meta.id) else { return };
         if machine.process.is_some() {
-            machine.disk.snapshots.remove(&id);
-            self.report(node, Input::SnapshotLost { id });
+            self.set_aside(node, id);
+        }
+    }
+
+    /// A bit flips in something that is staged, or in a part of a stored snapshot.
+    fn rot(&mut self, node: NodeId) {
+        let mut random = self.random.fork();
+        let disk = &mut self.machine_mut(node).disk;
+        if random.chance(500) {
+            let Some(StagedChunk { id, part, chunk, bytes }) = disk.staging.rot(&mut random) else {
+                return;
+            };
+            self.figures.staged_flips += 1;
+            let numbers = [u64::from(part), u64::from(chunk)];
+            self.trace.note(self.now_us, node, "staged bit flips", numbers);
+            // It may have been taken for a good beginning, so that what follows is lost with it.
+            return self.checks.resent.allow(node, id, 2 * u64::from(bytes));
+        }
+        let ids: Vec<SnapshotId> = disk.snapshots.keys().copied().collect();
+        if ids.is_empty() {
+            return;
+        }
+        let id = *random.pick(&ids);
+        let parts = &disk.snapshots[&id].parts;
+        let part = random.below(parts.len() as u64) as usize;
+        let bytes = parts[part].len() as u64;
+        if bytes > 0 {
+            disk.rot.insert((id, part as u32, random.below(bytes)));
+            self.figures.stored_flips += 1;
+            self.trace.note(self.now_us, node, "stored bit flips", [part as u64]);
         }
     }
 

@@ -46,6 +46,9 @@ impl World {
     }
 
     pub(super) fn finish_log_work(&mut self, node: NodeId) -> Result<()> {
+        if self.halts(node, 1)? {
+            return Ok(());
+        }
         let machine = self.machine_mut(node);
         let log = machine.disk.log.clone();
         let Some(work) = machine.alive().log_work.take() else { return Ok(()) };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use ratoon::manifest::Manifest;
 use ratoon::raft::{Core, Input, InstallPlan, LogStart, LogWrite, Offer, Waiter};
@@ -28,8 +29,10 @@ pub struct Machine {
     pub skew_ms: i64,
     /// Microseconds between two ticks of this machine's clock.
     pub tick_us: u64,
-    /// It was removed from the cluster, or turned away: it never boots again.
+    /// It was removed from the cluster, turned away, or lost: it never boots again.
     pub is_retired: bool,
+    /// It burnt down with all it held.
+    pub is_lost: bool,
     /// A boot is under way.
     pub boots_at_us: Option<u64>,
 }
@@ -37,6 +40,8 @@ pub struct Machine {
 /// What survives a crash.
 pub struct Disk {
     pub log: MemoryLog,
+    /// Reads of the log fail until the process is started again.
+    pub log_fails: Arc<AtomicBool>,
     /// Index of the last entry that is certainly durable.
     pub synced_last: Index,
     pub current: Option<u64>,
@@ -44,6 +49,8 @@ pub struct Disk {
     /// An install that has begun.
     pub plan: Option<InstallPlan>,
     pub snapshots: BTreeMap<SnapshotId, Arc<Stored>>,
+    /// Bits that flipped in stored snapshots: part, and offset in it.
+    pub rot: BTreeSet<(SnapshotId, u32, u64)>,
     pub staging: Staging,
     /// Nodes it was told of when it enrolled.
     pub seeds: BTreeSet<NodeId>,
@@ -52,6 +59,8 @@ pub struct Disk {
 /// A snapshot in the store.
 pub struct Stored {
     pub offer: Offer,
+    /// Of two at one index the later built is the newer.
+    pub built_us: u64,
     pub manifest: Manifest,
     pub encoded: bytes::Bytes,
     /// Contents of the parts.
@@ -168,6 +177,13 @@ impl Machine {
     /// The process; only to be called where it is known to live.
     pub fn alive(&mut self) -> &mut Process {
         self.process.as_mut().expect("events of a dead process are dropped")
+    }
+}
+
+impl Disk {
+    /// Whether bits of a part, from `from` up to `to`, have flipped.
+    pub fn has_rotted(&self, id: SnapshotId, part: u32, from: u64, to: u64) -> bool {
+        self.rot.range((id, part, from)..(id, part, to)).next().is_some()
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod apply_thread;
 mod boot;
+mod bounds;
 mod bulk_link;
 mod bulk_receiver;
 mod bulk_sender;
@@ -12,6 +13,8 @@ mod calls;
 mod carry;
 mod clients;
 mod faults;
+mod halts;
+mod log_reads;
 mod log_thread;
 mod machine;
 mod network;
@@ -41,7 +44,7 @@ pub use clients::{Caller, Response};
 use clients::{Client, ClientEvent};
 use faults::Fault;
 use machine::{Machine, MachineEvent, Stored};
-use network::{Network, Packet};
+use network::{Lane, Network, Packet};
 use operator::Operator;
 
 /// Milliseconds since the epoch at which every run begins.
@@ -98,6 +101,8 @@ pub struct World {
     links: BTreeMap<u64, BulkLink>,
     /// Every snapshot ever built.
     contents: BTreeMap<SnapshotId, Arc<Stored>>,
+    /// Of all of them.
+    snapshot_bytes_max: u64,
     clients: Vec<Client>,
     operator: Operator,
     next_name: u64,
@@ -124,6 +129,7 @@ impl World {
             machines: BTreeMap::new(),
             links: BTreeMap::new(),
             contents: BTreeMap::new(),
+            snapshot_bytes_max: 0,
             next_name: 0,
             settings,
             trace,
@@ -137,6 +143,18 @@ impl World {
         world.push(1_000, Event::Operator);
         world.plan_faults();
         world
+    }
+
+    /// What has happened so far.
+    pub fn count(&self) -> Figures {
+        let mut figures = self.figures.clone();
+        figures.simulated_ms = self.now_us / 1000;
+        figures.digests_compared = self.checks.digests_compared();
+        let resent = &self.checks.resent;
+        figures.bytes_pulled = resent.delivered;
+        figures.bytes_resent = resent.repeated;
+        figures.bytes_resent_max = resent.allowed;
+        figures
     }
 
     /// The time, microseconds since the run began.
@@ -238,6 +256,12 @@ impl World {
         if !std::mem::replace(&mut process.awake, true) {
             self.push_machine(node, delay, MachineEvent::Wake);
         }
+    }
+
+    /// When something sent on a reliable stream arrives; None: the connection breaks.
+    fn stream_delay(&mut self, lane: Lane, from: NodeId, to: NodeId, bytes: usize) -> Option<u64> {
+        let delay = self.network.stream(&mut self.random, from, to)?;
+        Some(delay + self.network.pass(self.now_us, (lane, from, to), bytes))
     }
 
     /// A number that nothing else in this run is named by.

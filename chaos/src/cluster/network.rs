@@ -24,9 +24,33 @@ pub enum Packet {
     Reply { call: u64, result: Result<Answer, Failure> },
 }
 
+impl Packet {
+    /// About how many bytes it takes.
+    pub fn bytes(&self) -> usize {
+        const HEAD: usize = 60;
+        HEAD + match self {
+            Packet::Raft(bytes) => bytes.len(),
+            Packet::Call { request: Some(ClientRequest::Propose(bytes)), .. } => bytes.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// What shares a queue of a link: the lanes do not hold each other up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Lane {
+    Raft,
+    Bulk,
+}
+
+/// A datagram that would wait longer for its link is dropped, microseconds.
+const QUEUE_US_MAX: u64 = 500_000;
+
 /// See the module.
 pub struct Network {
     settings: NetworkSettings,
+    /// Until when a link is busy with what was sent before, by lane, from, to.
+    busy_until_us: BTreeMap<(Lane, NodeId, NodeId), u64>,
     /// From, to.
     cut: BTreeSet<(NodeId, NodeId)>,
     /// What is added to every delay, microseconds.
@@ -35,14 +59,17 @@ pub struct Network {
 
 impl Network {
     pub fn new(settings: NetworkSettings) -> Self {
-        Network { settings, cut: BTreeSet::new(), clogged: BTreeMap::new() }
+        let (cut, clogged) = (BTreeSet::new(), BTreeMap::new());
+        Network { settings, busy_until_us: BTreeMap::new(), cut, clogged }
     }
 
     /// Nothing is lost any more, and nothing is very late.
     pub fn calm_down(&mut self) {
         self.cut.clear();
         self.clogged.clear();
+        self.busy_until_us.clear();
         self.settings = NetworkSettings {
+            bytes_per_second: 0,
             delay_us: self.settings.delay_us.min(1_000),
             jitter_us: self.settings.jitter_us.min(1_000),
             loss: 0,
@@ -75,6 +102,28 @@ impl Network {
     /// Whether two nodes can hold a connection.
     pub fn is_connected(&self, one: NodeId, other: NodeId) -> bool {
         !self.is_cut(one, other) && !self.is_cut(other, one)
+    }
+
+    /// How long so many bytes wait for the link and take to pass it.
+    pub fn pass(
+        &mut self,
+        now_us: u64,
+        (lane, from, to): (Lane, NodeId, NodeId),
+        bytes: usize,
+    ) -> u64 {
+        let rate = self.settings.bytes_per_second;
+        if rate == 0 {
+            return 0;
+        }
+        let busy = self.busy_until_us.entry((lane, from, to)).or_default();
+        *busy = (*busy).max(now_us) + bytes as u64 * 1_000_000 / rate;
+        *busy - now_us
+    }
+
+    /// Whether a link has so much to carry that it drops what comes next.
+    pub fn is_congested(&self, now_us: u64, from: NodeId, to: NodeId) -> bool {
+        let busy = self.busy_until_us.get(&(Lane::Raft, from, to));
+        busy.is_some_and(|until| *until > now_us + QUEUE_US_MAX)
     }
 
     /// When a datagram's copies arrive, if at all.

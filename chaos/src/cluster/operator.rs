@@ -26,6 +26,8 @@ pub struct Operator {
     began: bool,
     tokens: u64,
     next_node: u64,
+    /// A removal was refused, and an earlier attempt of it may be carried out all the same.
+    removal_in_doubt: bool,
 }
 
 /// One request of the operator.
@@ -55,7 +57,7 @@ impl World {
         }
         if self.operator.doing.is_none() {
             self.operator.doing = self.operator.next.pop_front();
-            if self.operator.doing.is_none() && !self.calm {
+            if self.operator.doing.is_none() {
                 self.plan_steps();
                 self.operator.doing = self.operator.next.pop_front();
             }
@@ -83,7 +85,14 @@ impl World {
 
     /// Whether the operator has nothing under way.
     pub(super) fn operator_is_idle(&self) -> bool {
-        self.operator.doing.is_none() && self.operator.next.is_empty()
+        let is_idle = self.operator.doing.is_none() && self.operator.next.is_empty();
+        is_idle && self.lost_members().is_empty()
+    }
+
+    /// Whether a removal is under way, or may still come of one that was given up.
+    pub(super) fn operator_removes(&self) -> bool {
+        let mut steps = self.operator.doing.iter().chain(&self.operator.next);
+        self.operator.removal_in_doubt || steps.any(|step| matches!(step, Step::Remove(_)))
     }
 
     /// Machines that are, or are going to be, in the cluster.
@@ -93,6 +102,14 @@ impl World {
     }
 
     fn plan_steps(&mut self) {
+        if let Some(lost) = self.lost_members().first() {
+            // Whatever else there is to do, what is gone counts as a member no longer.
+            self.operator.next.push_back(Step::Remove(*lost));
+            return;
+        }
+        if self.calm {
+            return;
+        }
         let members = self.members();
         let count = members.len() as u64;
         let settings = &self.settings;
@@ -161,6 +178,10 @@ impl World {
                 if !is_fine {
                     bail!("the operator's {step:?} was refused: {failure}");
                 }
+                if let Step::Remove(node) = step {
+                    // An earlier attempt may be in somebody's log.
+                    self.operator.removal_in_doubt |= !self.machine(node).is_lost;
+                }
                 self.operator.doing = None;
             }
             // The same again, unless it is a matter of the moment.
@@ -179,15 +200,16 @@ impl World {
                 self.operator.sequence = 0;
             }
             (Step::CreateCollection, Answer::Applied(..)) => self.start_clients(),
+            (Step::Remove(node), Answer::Applied(..)) => {
+                self.figures.machines_replaced += u64::from(self.machine(*node).is_lost);
+            }
             (Step::RedeemToken { .. }, Answer::Applied(_, Reply::Node(node))) => {
                 self.operator.next_node += 1;
                 let seeds: BTreeSet<NodeId> = self.members().into_iter().collect();
                 self.add_joiner(node, seeds);
+                self.figures.clusters_of_seven += u64::from(self.members().len() == 7);
             }
-            (
-                Step::CreateToken { .. } | Step::Remove(_) | Step::Promote(_),
-                Answer::Applied(..),
-            )
+            (Step::CreateToken { .. } | Step::Promote(_), Answer::Applied(..))
             | (Step::Transfer(_), Answer::Leader(_)) => {}
             (step, answer) => bail!("the operator's {step:?} was answered with {answer:?}"),
         }

@@ -1,11 +1,14 @@
 //! What a cluster must reach by itself once all faults have ended.
 
 use anyhow::{Result, ensure};
+use ratoon::limits::{BUILD_RETRY_MS, OFFER_PAUSE_MS_MAX};
 use ratoon::state::content_digest;
 use ratoon::types::{ConfState, NodeId, Role};
 
 use super::World;
 use super::machine::{Stored, Waiting};
+use crate::checks::paused::Peer;
+use crate::checks::{pins, transfers};
 
 impl World {
     /// How long recovery may take, ms of calm.
@@ -45,10 +48,6 @@ impl World {
         }
         if let Some(member) = members(&conf_state).find(|member| !nodes.contains(member)) {
             return Err(format!("node {member} is a member and gone"));
-        }
-        let leads = self.machine(leader).process.as_ref().expect("a leader lives");
-        if let Some(pin) = leads.pins.first() {
-            return Err(format!("{pin:?} is not released"));
         }
         if !self.clients_are_idle() || !self.operator_is_idle() {
             return Err("a client still waits".to_owned());
@@ -112,10 +111,42 @@ impl World {
                 "node {node} has not answered waiter {waiter}, {origin:?}: {ask:?}"
             ));
         }
-        if !self.machine(node).disk.staging.is_empty() {
-            return Err(format!("the pull of node {node} has not ended"));
+        let status = process.bulk.machine.status(self.machine(node).now(self.now_us));
+        let is_staging_empty = self.machine(node).disk.staging.is_empty();
+        transfers::check_receiver(node, status.as_ref(), is_staging_empty)
+            .and_then(|()| transfers::check_source(node, process.source.machine.places_taken()))
+            .and_then(|()| pins::check_released(node, &process.pins))
+            .map_err(|error| error.to_string())
+    }
+
+    /// Looks at all nodes while they recover: none may be forgotten by its leader.
+    pub fn look(&mut self) -> Result<()> {
+        let running = || self.machines.iter().filter(|(_, machine)| machine.process.is_some());
+        let leader = running().map(|(node, _)| *node).find(|node| {
+            let standing = self.standing(*node);
+            standing.role == Role::Leader && !self.checks.is_removed(*node)
+        });
+        let Some(leader) = leader else { return Ok(()) };
+        let core = &self.machine(leader).process.as_ref().expect("a leader lives").core;
+        let (commit, term) = (core.commit_index(), core.standing().term);
+        let mut peers = Vec::new();
+        for (node, matched) in core.matched_indexes() {
+            let Some(machine) = self.machines.get(&node) else { continue };
+            let Some(process) = machine.process.as_ref() else { continue };
+            let status = process.bulk.machine.status(machine.now(self.now_us));
+            let is_pulling = status.is_some_and(|status| !status.state.is_final());
+            peers.push(Peer { node, matched, is_pulling });
         }
-        Ok(())
+        let patience_ms = self.paused_ms_max();
+        self.checks.paused.look(self.now_us / 1000, term, commit, &peers, patience_ms)
+    }
+
+    /// How long a peer may stand still before it is offered what it lacks: a lease has to run out,
+    /// a pause after failures, a pause after a build that failed.
+    fn paused_ms_max(&self) -> u64 {
+        let settings = &self.settings;
+        let election_ms = settings.tick_ms * settings.election_ticks as u64;
+        OFFER_PAUSE_MS_MAX + BUILD_RETRY_MS + 2 * settings.lease_ms + 10 * election_ms
     }
 
     /// Judges the run as a whole, once the cluster has recovered.
@@ -129,6 +160,12 @@ impl World {
             }
         }
         ensure!(self.figures.entries > 0, "nothing was ever committed");
+        let conf_state = self.newest_members();
+        let stranded = |node: &&NodeId| {
+            let lives = !self.machine(**node).is_retired;
+            lives && conf_state.as_ref().is_some_and(|known| self.is_stranded(**node, known))
+        };
+        self.figures.stranded += self.machines.keys().filter(stranded).count() as u64;
         self.figures.undecided_histories += self.checks.judge(self.cluster)?;
         Ok(())
     }

@@ -6,7 +6,6 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use ratoon::codec::manifest::encode_manifest;
 use ratoon::kv::{Family, View};
-use ratoon::limits::CHUNK_BYTES_MIN;
 use ratoon::manifest::{Manifest, Part};
 use ratoon::raft::{Input, Offer, SnapshotMeta};
 use ratoon::state::{State, content_digest};
@@ -19,9 +18,10 @@ use crate::settings::BALLAST_BYTES;
 impl World {
     pub(super) fn build_snapshot(&mut self, node: NodeId) -> Result<()> {
         let fails = !self.calm && self.random.chance(self.settings.disk.build_failures);
-        let salt = self.random.next();
+        let (salt, built_us) = (self.random.next(), self.now_us);
         let kept = self.settings.snapshots_kept;
         let (cluster, ballast) = (self.cluster, self.settings.ballast);
+        let chunk_bytes = self.settings.chunk_bytes;
         let machine = self.machine_mut(node);
         let live = machine.alive().live.clone().filter(|_| !fails);
         let Some((_, db)) = live else {
@@ -38,8 +38,8 @@ impl World {
             index: state.applied(),
             term: state.applied_term(),
             conf_state: state.conf_state().clone(),
-            chunk_bytes: CHUNK_BYTES_MIN,
-            parts: parts.iter().enumerate().map(|(at, content)| describe(at, content)).collect(),
+            chunk_bytes,
+            parts: (0..).zip(&parts).map(|(at, part)| describe(at, part, chunk_bytes)).collect(),
             created_unix_ms: 0,
         };
         let (id, encoded) = encode_manifest(&manifest)?;
@@ -55,10 +55,17 @@ impl World {
             parts: manifest.parts.len() as u32,
             manifest_bytes: encoded.len() as u64,
         };
-        self.checks.digest(node, &content_digest(&*view)?)?;
-        let stored =
-            Arc::new(Stored { offer: offer.clone(), manifest, encoded, parts, checkpoint });
+        self.checks.built(node, id, offer.meta.index, &content_digest(&*view)?)?;
+        let stored = Arc::new(Stored {
+            offer: offer.clone(),
+            built_us,
+            manifest,
+            encoded,
+            parts,
+            checkpoint,
+        });
         self.contents.insert(id, stored.clone());
+        self.snapshot_bytes_max = self.snapshot_bytes_max.max(stored.offer.total_bytes);
         let machine = self.machine_mut(node);
         machine.disk.snapshots.insert(id, stored);
         machine.retain_snapshots(kept);
@@ -83,11 +90,12 @@ impl super::machine::Machine {
         let pinned = |id: &SnapshotId| {
             process.pins.iter().any(|pin| pin.snapshot.is_some_and(|(pinned, _)| pinned == *id))
         };
-        let mut indexes: Vec<Index> =
-            self.disk.snapshots.values().map(|stored| stored.offer.meta.index).collect();
-        indexes.sort_unstable();
-        let from = indexes.len().checked_sub(kept).map_or(0, |skip| indexes[skip]);
-        self.disk.snapshots.retain(|id, stored| stored.offer.meta.index >= from || pinned(id));
+        let age = |stored: &Stored| (stored.offer.meta.index, stored.built_us);
+        let mut ages: Vec<(Index, u64)> =
+            self.disk.snapshots.values().map(|stored| age(stored)).collect();
+        ages.sort_unstable();
+        let from = ages.len().checked_sub(kept).map_or((0, 0), |skip| ages[skip]);
+        self.disk.snapshots.retain(|id, stored| age(stored) >= from || pinned(id));
     }
 }
 
@@ -115,11 +123,11 @@ fn contents_of(view: &dyn View, salt: u64, ballast: bool) -> Vec<Bytes> {
     contents
 }
 
-fn describe(at: usize, content: &Bytes) -> Part {
+fn describe(at: usize, content: &Bytes, chunk_bytes: u32) -> Part {
     Part {
         name: format!("{at:06}.sst"),
         bytes: content.len() as u64,
         digest: Digest::of(content),
-        chunk_crc32c: content.chunks(CHUNK_BYTES_MIN as usize).map(crc32c::crc32c).collect(),
+        chunk_crc32c: content.chunks(chunk_bytes as usize).map(crc32c::crc32c).collect(),
     }
 }

@@ -1,5 +1,7 @@
 //! What `node/` does on the blocking pool: flushes, cold reads, snapshots built and prepared.
 
+use std::sync::atomic::Ordering;
+
 use anyhow::{Context, Result, ensure};
 use ratoon::kv::Family;
 use ratoon::raft::{Input, LogStore};
@@ -10,6 +12,9 @@ use ratoon::types::{Index, NodeId, SnapshotId};
 
 use super::World;
 use super::machine::{Disk, MachineEvent};
+
+/// Pause before a snapshot is opened again.
+const PREPARE_PAUSE_US: u64 = 5_000_000;
 
 /// Work under way.
 #[derive(Debug)]
@@ -38,6 +43,9 @@ impl World {
     }
 
     fn flush(&mut self, node: NodeId) -> Result<()> {
+        if self.halts(node, 1)? {
+            return Ok(());
+        }
         let machine = self.machine_mut(node);
         let (index, state_bytes) = match machine.alive().live.clone() {
             Some((_, db)) => {
@@ -58,7 +66,11 @@ impl World {
         to: Index,
         max_bytes: u64,
     ) -> Result<()> {
-        let log = self.machine(node).disk.log.clone();
+        let disk = &self.machine(node).disk;
+        if disk.log_fails.load(Ordering::Relaxed) {
+            return self.halt_by_log(node);
+        }
+        let log = disk.log.clone();
         // The real log answers with an error what was compacted meanwhile.
         let entries = match from > log.start().index && to <= log.last_index() + 1 {
             true => log.entries(from, to, max_bytes)?,
@@ -71,10 +83,17 @@ impl World {
     }
 
     fn prepare_snapshot(&mut self, node: NodeId, id: SnapshotId) -> Result<()> {
-        let fails = !self.calm && self.random.chance(self.settings.disk.prepare_failures);
+        if !self.calm && self.random.chance(self.settings.disk.prepare_failures) {
+            // This machine's fault, not the snapshot's: it is tried again.
+            self.figures.prepare_retries += 1;
+            self.push_machine(node, PREPARE_PAUSE_US, MachineEvent::Task(Task::Prepare(id)));
+            return Ok(());
+        }
         let stored = self.contents.get(&id).context("nobody ever built it")?.clone();
-        if fails || self.machine(node).disk.staging.durable(id, &stored).is_err() {
-            let reason = "the disk failed".to_owned();
+        let staging = &self.machine(node).disk.staging;
+        if !staging.is_staged_durably(id) || !staging.is_durable(id, &stored)? {
+            self.figures.prepares_rejected += 1;
+            let reason = "it cannot be opened".to_owned();
             self.tell_receiver(node, Word::Rejected(id, reason.clone()))?;
             self.report(node, Input::PrepareFailed { id, reason });
             return Ok(());
@@ -93,7 +112,7 @@ impl World {
         let generation = current.unwrap_or(0) + 1;
         machine.disk.generations.insert(generation, db.clone());
         machine.alive().prepared = Some((generation, db.clone(), state));
-        self.checks.digest(node, &state::content_digest(&*db.view())?)?;
+        self.checks.opened(node, id, &state::content_digest(&*db.view())?)?;
         self.trace.note(self.now_us, node, "prepared", [generation, meta.index]);
         self.report(node, Input::SnapshotPrepared { id, generation });
         Ok(())
