@@ -24,6 +24,16 @@ impl World {
         }
     }
 
+    /// What is left of a node's log once nothing holds it any more: its soft budget, and what is not
+    /// flushed yet.
+    pub(super) fn check_compacted(&self, node: NodeId) -> Result<()> {
+        let Some(process) = &self.machine(node).process else { return Ok(()) };
+        let settings = &self.settings;
+        let bound = settings.log_bytes_soft + 2 * settings.flush_bytes + ENTRIES_AT_ONCE_BYTES;
+        let used = process.core.log_bytes();
+        bounds::check(&[Usage { resource: Resource::LogBytes, used, bound }])
+    }
+
     fn usages(&self, node: NodeId) -> Vec<Usage> {
         let machine = self.machine(node);
         let Some(process) = &machine.process else { return Vec::new() };
@@ -69,5 +79,7 @@ impl World {
     }
 }
 
+/// What may be handed to apply at once, after which the state is flushed.
+const ENTRIES_AT_ONCE_BYTES: u64 = 40_000;
 /// What clients may write while a compaction, a flush and the release of a pin are under way.
 const LOG_SLACK_BYTES: u64 = 300_000;

@@ -116,6 +116,7 @@ impl World {
         transfers::check_receiver(node, status.as_ref(), is_staging_empty)
             .and_then(|()| transfers::check_source(node, process.source.machine.places_taken()))
             .and_then(|()| pins::check_released(node, &process.pins))
+            .and_then(|()| self.check_compacted(node))
             .map_err(|error| error.to_string())
     }
 
