@@ -44,7 +44,7 @@ test: prepare ## Run all tests.
 verify: lint test ## All that CI checks of the source: format, clippy, docs, licences, tests.
 
 .PHONY: lint
-lint: format clippy docs deny ## `verify` without the tests.
+lint: format clippy docs deny bugs-apply ## `verify` without the tests.
 
 .PHONY: format
 format:
@@ -65,6 +65,11 @@ deny:
 	else \
 	  echo 'deny: skipped: cargo-deny is not installed, so licences and sources were not checked' >&2; \
 	fi
+
+# A bug that no longer applies is found by nobody.
+.PHONY: bugs-apply
+bugs-apply:
+	chaos/bugs/run --check
 
 .PHONY: fix
 fix: prepare ## Format, and let clippy mend what it can. Writes to the tree.
@@ -96,6 +101,10 @@ faults: faulty ## Kill real nodes at every failpoint. Arguments: ARGS='--only in
 storm: prepare ## A storm on real processes. Which: STORM='--scenario kills --duration 3m --seed 7'.
 	$(CARGO) build --locked --bin ratoon
 	$(CARGO) run --locked --package ratoon-chaos --bin ratoon-chaos -- $(STORM)
+
+.PHONY: bugs
+bugs: prepare ## Plant known bugs in a scratch copy: the suite must find each. Arguments: ARGS='--seeds 500 vote'.
+	chaos/bugs/run $(ARGS)
 
 .PHONY: grpc-client
 grpc-client: build ## Talk to a cluster with a Python client that knows only reflection.
