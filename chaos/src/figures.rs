@@ -82,6 +82,8 @@ figures! {
     Usual bytes_resent "bytes re-sent",
     /// What these may have been at most, given the faults.
     Usual bytes_resent_max "re-sent at most",
+    /// Joiners all of whose contacts were gone before they were admitted.
+    Usual stranded "joiners stranded",
     /// Digests of replicas compared.
     Usual digests_compared "digests compared",
     /// Histories of keys that were too tangled to search to the end.
@@ -144,8 +146,6 @@ figures! {
     Rare own_removals "own removal applied",
     /// Nodes that were told that they are removed.
     Rare turned_away "removed nodes turned away",
-    /// Joiners all of whose contacts were gone before they were admitted.
-    Rare stranded "joiners stranded",
     /// Messages dropped because their link had too much to carry.
     Rare congestion_drops "dropped by full links",
     /// Clusters that had seven members.

@@ -1,6 +1,8 @@
 //! Whole clusters under faults: what `ratoon-sim` does for a few seeds, on every test run.
 #![allow(clippy::unwrap_used)]
 
+use crate::campaign::Campaign;
+use crate::corpus;
 use crate::figures::Figures;
 use crate::run::{Options, run};
 
@@ -32,6 +34,8 @@ fn clusters_survive_their_faults_and_recover_by_themselves() {
         (total.snapshots_built, 3 * SEEDS),
         (total.snapshots_installed, SEEDS),
         (total.pulls_resumed, SEEDS / 2),
+        (total.seeds_through_faults, SEEDS / 2),
+        (total.machines_replaced, SEEDS / 4),
         (total.digests_compared, 10 * SEEDS),
     ] {
         assert!(
@@ -39,6 +43,38 @@ fn clusters_survive_their_faults_and_recover_by_themselves() {
             "too little happened: {count} where {least} is the least: {total:?}"
         );
     }
+}
+
+#[test]
+fn the_corpus_reaches_every_rare_path() {
+    let cases = corpus::parse(include_str!("../corpus/simulation.seeds")).unwrap();
+    let (mut total, mut violations) = (Figures::default(), Vec::new());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    Campaign { threads, twice: false }.run(&cases, |case, report| {
+        total.add(&report.figures);
+        let seed = case.seed;
+        violations.extend(report.violation.map(|violation| format!("seed {seed}: {violation}")));
+        true
+    });
+    assert!(violations.is_empty(), "{} seeds failed:\n{}", violations.len(), violations.join("\n"));
+    let missed: Vec<&str> =
+        total.rare().into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect();
+    assert!(missed.is_empty(), "no seed of the corpus reaches: {}", missed.join(", "));
+}
+
+#[test]
+fn any_number_of_threads_tells_the_same_in_the_same_order() {
+    let cases: Vec<corpus::Case> =
+        (50..58).map(|seed| corpus::Case { seed, steps: 2_000 }).collect();
+    let told = |threads| {
+        let mut told = Vec::new();
+        Campaign { threads, twice: true }.run(&cases, |case, report| {
+            told.push((case.seed, report.trace_hash, report.violation));
+            true
+        });
+        told
+    };
+    assert_eq!(told(1), told(3));
 }
 
 #[test]
