@@ -570,8 +570,12 @@ impl Core {
         }
     }
 
+    /// Why raft cannot go on. What the log said comes first: raft-rs only knows it as unavailable.
     pub(super) fn raft_error(&self, attempted: &str, cause: raft::Error) -> Halt {
-        Halt::Raft { attempted: attempted.into(), cause: cause.to_string() }
+        match self.raw.store().take_failure() {
+            Some(failure) => Halt::Log(failure),
+            None => Halt::Raft { attempted: attempted.into(), cause: cause.to_string() },
+        }
     }
 
     pub(super) fn answer(&mut self, waiter: super::Waiter, result: Result<super::Answer, Failure>) {

@@ -3,12 +3,16 @@
 use raft::eraftpb::{Message, MessageType};
 
 use super::cluster::{Cluster, Task, command, config, genesis, logger};
-use super::disk::Log;
+use super::disk::{FailingLog, Log};
 use crate::raft::core::{Boot, Core, Halt};
-use crate::raft::{ClientRequest, HardState, Input, LogStart, LogStore as _, Output};
+use crate::raft::{ClientRequest, HardState, Input, LogStart, LogStore, Output};
 use crate::types::{Index, MembershipChange, NodeId, Now, Role};
 
-fn boot_with(hard_state: HardState, applied: Index, log: Log) -> Result<Core, Halt> {
+fn boot_with(
+    hard_state: HardState,
+    applied: Index,
+    log: impl LogStore + 'static,
+) -> Result<Core, Halt> {
     let boot = Boot {
         hard_state,
         applied,
@@ -58,6 +62,23 @@ fn a_log_and_a_state_that_do_not_fit_are_an_error_and_no_panic() {
     }
     // Commit below the log's start is what a crash before a hard state leaves: it is raised.
     assert!(boot_with(HardState { commit: 0, ..good }, last, log).is_ok());
+}
+
+#[test]
+fn a_log_that_fails_while_it_is_compacted_is_told_as_that() {
+    let mut cluster = Cluster::alone();
+    cluster.write(1, 5, 10);
+    let applied = cluster.core(1).applied_index();
+    let log = cluster.machine(1).log.clone();
+    let (hard_state, failing) = (log.hard_state(), FailingLog::new(log));
+    let mut core = boot_with(hard_state, applied, failing.clone()).unwrap();
+    failing.fail();
+    let now = Now { monotonic_ms: 0, unix_ms: 0 };
+    let request = ClientRequest::CompactLog;
+    core.handle(now, Input::Client { waiter: 1, request, forwarded: false }).unwrap();
+    let halt = core.advance(now).unwrap_err();
+    // Not as a failure of raft-rs, which heard only that something is unavailable.
+    assert!(matches!(&halt, Halt::Log(error) if error.cause == FailingLog::CAUSE), "{halt:?}");
 }
 
 #[test]

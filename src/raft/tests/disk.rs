@@ -1,9 +1,11 @@
 //! What a machine of the tests keeps: its log, its state, its snapshots. All of it plain data.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::codec;
+use crate::kv::StoreFault;
 use crate::raft::{
     AppliedReply, HardState, InstallPlan, LogEntry, LogError, LogStart, LogStore, LogWrite,
     SnapshotMeta,
@@ -92,6 +94,55 @@ impl LogStore for Log {
             });
             fitting.map(|(_, entry)| entry.clone()).collect()
         }))
+    }
+}
+
+/// A log on a disk that fails once it is told to. Clones share it.
+#[derive(Clone)]
+pub struct FailingLog {
+    log: Log,
+    fails: Arc<AtomicBool>,
+}
+
+impl FailingLog {
+    /// What the disk says.
+    pub const CAUSE: &str = "input/output error";
+
+    pub fn new(log: Log) -> FailingLog {
+        FailingLog { log, fails: Arc::default() }
+    }
+
+    /// Every read fails from now on.
+    pub fn fail(&self) {
+        self.fails.store(true, Ordering::Relaxed);
+    }
+
+    fn attempt(&self) -> Result<(), LogError> {
+        let (attempted, cause) = ("reading the log".to_owned(), Self::CAUSE.to_owned());
+        match self.fails.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(LogError { attempted, cause, fault: StoreFault::Other }),
+        }
+    }
+}
+
+impl LogStore for FailingLog {
+    fn start(&self) -> LogStart {
+        self.log.start()
+    }
+
+    fn last_index(&self) -> Index {
+        self.log.last_index()
+    }
+
+    fn term(&self, index: Index) -> Result<Option<Term>, LogError> {
+        self.attempt()?;
+        self.log.term(index)
+    }
+
+    fn entries(&self, from: Index, to: Index, max_bytes: u64) -> Result<Vec<LogEntry>, LogError> {
+        self.attempt()?;
+        self.log.entries(from, to, max_bytes)
     }
 }
 
