@@ -32,7 +32,7 @@ pub struct NodeDigest {
 }
 
 /// What must have happened for a storm to count.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Minimum {
     /// Writes acknowledged.
     pub writes: u64,

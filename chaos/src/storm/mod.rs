@@ -24,12 +24,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use ratoon::proto::v1;
 
+use crate::power::PowerFs;
+
 pub use campaign::{campaign, summary};
 pub use report::{Report, Verdict};
 pub use scenario::{SCENARIOS, Scenario, find};
 pub use timeline::Say;
 
-use judge::{Evidence, NodeDigest, judge};
+use judge::{Evidence, Minimum, NodeDigest, judge};
 use load::Load;
 use report::{Totals, elapsed_seconds, latencies, recoveries};
 use scenario::play;
@@ -99,7 +101,12 @@ async fn storm(
 ) -> Result<Report> {
     let timeline = Arc::new(Timeline::new(say));
     timeline.note(format!("{}, seed {}: {}", scenario.name, options.seed, scenario.about));
+    let missing = match PowerFs::is_available() {
+        Err(reason) if scenario.loses_power() => vec![reason],
+        _ => Vec::new(),
+    };
     let setup = Setup {
+        can_lose_power: scenario.loses_power() && missing.is_empty(),
         program: options.program.clone(),
         directory: directory.to_owned(),
         settings: scenario.settings(),
@@ -111,15 +118,18 @@ async fn storm(
     let load = Load::start(&world.profile, timeline.clone(), &mut world.random.fork())?;
     let began_us = timeline.now_us();
     let duration = options.duration.unwrap_or(scenario.duration());
-    let mut stage = scenario::Stage::new(world, duration);
+    let mut stage = scenario::Stage::new(world, duration, missing);
     // What goes wrong in the story is part of the verdict, and the rest is judged all the same.
     if let Err(error) = play(scenario, &mut stage).await {
         stage.world.problems.push(format!("{error:#}"));
         timeline.note(format!("the story broke off: {error:#}"));
     }
     let mut evidence = close(scenario, &mut stage, load).await?;
-    let writes = scenario.writes_per_minute_min as f64 * duration.as_secs_f64() / 60.0;
-    evidence.minimum.writes = writes as u64;
+    // Where a part could not be played there is no saying what should have happened.
+    if evidence.missing.is_empty() {
+        let writes = scenario.writes_per_minute_min as f64 * duration.as_secs_f64() / 60.0;
+        evidence.minimum = Minimum { writes: writes as u64, ..scenario.minimum };
+    }
     let checks = judge(&evidence);
     let history = &evidence.finish.history;
     let mut totals = totals(scenario, &mut stage.world, &evidence).await;
@@ -178,7 +188,7 @@ async fn close(scenario: &Scenario, stage: &mut scenario::Stage, load: Load) -> 
         pins,
         memory: (world.watch.peaks(), MEMORY_BYTES_MAX),
         disk: (disk, scenario.disk_bytes_max()),
-        minimum: scenario.minimum,
+        minimum: Minimum::default(),
         missing: stage.missing.clone(),
     })
 }

@@ -114,7 +114,7 @@ impl Watch {
         let Some(watched) = lock(&self.nodes).remove(&number) else { return };
         for transfer in lock(&self.transfers).values_mut() {
             if transfer.receiver == watched.id && !transfer.is_final() {
-                transfer.is_abandoned = true;
+                transfer.is_abandoned = !transfer.is_forgotten;
             }
         }
     }
@@ -122,6 +122,13 @@ impl Watch {
     /// A fault strikes that any transfer under way may feel.
     pub fn disturb(&self) {
         self.change_live(|transfer| transfer.faults += 1);
+    }
+
+    /// The receiver with this number loses what it had not synced.
+    pub fn loses_power(&self, number: Number) {
+        self.change_live(|transfer| {
+            transfer.power_losses += u64::from(transfer.node == number);
+        });
     }
 
     fn change_live(&self, change: impl Fn(&mut Transfer)) {
@@ -261,6 +268,7 @@ mod tests {
         let (watch, timeline) = (Watch::default(), Timeline::new(Box::new(|_| {})));
         watch.hear(9, 4, &[told(TransferState::Pulling, 0)], &timeline);
         watch.disturb();
+        watch.loses_power(8);
         watch.hear(9, 4, &[told(TransferState::Pulling, 1)], &timeline);
         watch.hear(9, 4, &[told(TransferState::Installed, 1)], &timeline);
         watch.disturb();

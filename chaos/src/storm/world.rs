@@ -20,6 +20,7 @@ use ratoon::types::{Failure, NodeId};
 use super::net::{Net, Number};
 use super::timeline::{FaultId, Timeline};
 use super::watch::Watch;
+use crate::power::PowerFs;
 use crate::random::Random;
 
 /// How often something awaited is looked at again.
@@ -65,9 +66,11 @@ pub struct Setup {
     pub settings: Vec<String>,
     /// Everything drawn follows from it.
     pub seed: u64,
+    /// The nodes' data lies on file systems that forget at a power loss what was not synced.
+    pub can_lose_power: bool,
 }
 
-/// Everything that runs but the load. Fields drop in order: nodes before their proxies.
+/// Everything that runs but the load. Fields drop in order: nodes before their disks and proxies.
 pub struct World {
     /// What happened when.
     pub timeline: Arc<Timeline>,
@@ -75,6 +78,7 @@ pub struct World {
     pub random: Random,
     /// Every node that was not removed.
     pub nodes: BTreeMap<Number, Node>,
+    disks: BTreeMap<Number, PowerFs>,
     /// The links.
     pub net: Net,
     /// What the transfers do.
@@ -100,6 +104,8 @@ impl World {
         let (mut net, mut ports) = (Net::default(), Ports::default());
         let addresses = net.add(1, &mut ports, setup.seed).await?;
         let mut first = launcher.node(1, addresses);
+        let mut disks = BTreeMap::new();
+        place(&setup, &mut first, &mut disks)?;
         first.init().await?;
         first.set(&settings_of(&setup));
         first.start()?;
@@ -110,6 +116,7 @@ impl World {
         let mut world = World {
             random: Random::new(setup.seed),
             nodes: BTreeMap::new(),
+            disks,
             net,
             watch: Watch::default(),
             problems: Vec::new(),
@@ -163,6 +170,7 @@ impl World {
         let addresses = self.net.add(number, &mut self.ports, self.setup.seed).await?;
         let mut process = self.launcher.node(number, addresses);
         process.set(&settings_of(&self.setup));
+        place(&self.setup, &mut process, &mut self.disks)?;
         self.logs.push(process.log().to_owned());
         let client = self.admin.pinned(&addresses.api.to_string())?;
         let node = Node { process, id: 0, client, is_paused: false, may_end: false };
@@ -231,6 +239,19 @@ impl World {
         if node.process.pid().is_some() {
             node.process.kill().await?;
         }
+        Ok(())
+    }
+
+    /// The disk of a node whose process was killed forgets what was not synced.
+    pub fn lose_power(&mut self, number: Number) -> Result<()> {
+        self.watch.loses_power(number);
+        let seed = self.random.next();
+        let disk = self.disks.get(&number).context("this node's disk forgets nothing")?;
+        let losses = tokio::task::block_in_place(|| disk.lose_power(seed))?;
+        self.timeline.note(format!(
+            "the disk of node {number} lost {} blocks and {} changes of names; {} files gone, {} back",
+            losses.blocks_lost, losses.entries_lost, losses.files_lost, losses.files_returned
+        ));
         Ok(())
     }
 
@@ -438,6 +459,7 @@ impl World {
         self.net.remove(number);
         let data = node.process.data();
         std::fs::remove_dir_all(data).with_context(|| format!("remove {}", data.display()))?;
+        self.disks.remove(&number);
         self.timeline.note(format!("node {number} is removed"));
         Ok(())
     }
@@ -491,6 +513,25 @@ impl World {
         }
         parts.join("; ")
     }
+}
+
+/// Gives a node's data a disk of its own, if disks are to forget.
+fn place(
+    setup: &Setup,
+    process: &mut NodeProcess,
+    disks: &mut BTreeMap<Number, PowerFs>,
+) -> Result<()> {
+    if !setup.can_lose_power {
+        return Ok(());
+    }
+    let number = process.number();
+    let at = setup.directory.join(format!("disk-{number}"));
+    std::fs::create_dir(&at)?;
+    let disk = PowerFs::mount(&setup.directory.join(format!("blocks-{number}")), &at)
+        .context("mount a file system that forgets")?;
+    process.keeps_data_in(at.join("data"));
+    disks.insert(number, disk);
+    Ok(())
 }
 
 fn settings_of(setup: &Setup) -> Vec<String> {

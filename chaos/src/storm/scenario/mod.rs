@@ -5,6 +5,7 @@ mod disk;
 mod faulty;
 mod membership;
 mod network;
+mod power;
 mod processes;
 mod transfer;
 
@@ -60,6 +61,7 @@ enum Story {
     Transfer(transfer::Story),
     Disk(disk::Story),
     Faulty(faulty::Story),
+    Power(power::Story),
     Processes(processes::Story),
     Network(network::Story),
     Membership(membership::Story),
@@ -183,6 +185,17 @@ pub const SCENARIOS: &[Scenario] = &[
             transfer::Story::Cuts,
         )
     },
+    Scenario {
+        story: Story::Power(power::Story::Loss),
+        writes_per_minute_min: 100,
+        minimum: Minimum { writes: 0, faults: 4, installed: 1, resumes_of_one: 1 },
+        ..of_transfers(
+            "power-loss",
+            "the power of receiver, source, leader or all fails, and disks forget what was not synced",
+            48,
+            transfer::Story::Cuts,
+        )
+    },
     of_cluster(
         "kills",
         "kill -9 of one node, of the leader, of a majority, of all",
@@ -270,6 +283,11 @@ impl Scenario {
         Duration::from_secs(if self.is_of_transfers { 600 } else { 180 })
     }
 
+    /// Whether the disks of its nodes forget.
+    pub fn loses_power(&self) -> bool {
+        matches!(self.story, Story::Power(_))
+    }
+
     /// Settings of every node beside those of all storms.
     pub fn settings(&self) -> Vec<String> {
         let mut settings = vec![format!("bulk.bytes_per_second_max={}", self.bulk_rate)];
@@ -297,8 +315,8 @@ pub struct Stage {
 
 impl Stage {
     /// A story begins now and goes on for so long.
-    pub fn new(world: World, duration: Duration) -> Stage {
-        Stage { world, digests: Vec::new(), missing: Vec::new(), until: Instant::now() + duration }
+    pub fn new(world: World, duration: Duration, missing: Vec<String>) -> Stage {
+        Stage { world, digests: Vec::new(), missing, until: Instant::now() + duration }
     }
 
     /// Whether another round may begin.
@@ -345,6 +363,7 @@ pub async fn play(scenario: &Scenario, stage: &mut Stage) -> Result<()> {
         Story::Transfer(story) => transfer::play(story, stage).await,
         Story::Disk(story) => disk::play(story, stage).await,
         Story::Faulty(story) => faulty::play(story, stage).await,
+        Story::Power(story) => power::play(story, stage).await,
         Story::Processes(story) => processes::play(story, stage).await,
         Story::Network(story) => network::play(story, stage).await,
         Story::Membership(story) => membership::play(story, stage).await,
