@@ -99,8 +99,8 @@ faults: faulty ## Kill real nodes at every failpoint. Arguments: ARGS='--only in
 
 .PHONY: storm
 storm: prepare ## A storm on real processes. Which: STORM='--scenario kills --duration 3m --seed 7'.
-	$(CARGO) build --locked --bin ratoon
-	$(CARGO) run --locked --package ratoon-chaos --bin ratoon-chaos -- $(STORM)
+	$(CARGO) build --locked --package ratoon --package ratoon-chaos --bin ratoon --bin ratoon-chaos
+	"$(CARGO_TARGET_DIR)/debug/ratoon-chaos" $(STORM)
 
 .PHONY: bugs
 bugs: prepare ## Plant known bugs in a scratch copy: the suite must find each. Arguments: ARGS='--seeds 500 vote'.

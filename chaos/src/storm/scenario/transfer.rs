@@ -37,8 +37,9 @@ pub enum Story {
 const CUT_MS: u64 = BULK_IDLE_TIMEOUT_MS + 500;
 /// Most cuts of one transfer of `cuts`.
 const CUTS_OF_ONE_MAX: u64 = 12;
-/// Cuts into which a transfer of `hundred-cuts` is divided.
-const CUTS: u64 = 108;
+/// `hundred-cuts` lets this part of the bytes pass between two cuts; a little more passes each time
+/// before the next cut is prepared.
+const CUTS: u64 = 220;
 /// 1 Mbit/s.
 const NARROW_BYTES_PER_SECOND: u64 = 125_000;
 /// A narrow link is up for so long between two cuts.
