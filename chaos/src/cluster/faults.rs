@@ -137,17 +137,9 @@ impl World {
                 let node = *self.random.pick(&nodes);
                 self.do_by_hand(node);
             }
-            Fault::Rot => {
+            Fault::Rot | Fault::LogRead | Fault::Loss => {
                 let node = *self.random.pick(&nodes);
-                self.rot(node);
-            }
-            Fault::LogRead => {
-                let node = *self.random.pick(&nodes);
-                self.machine(node).disk.log_fails.store(true, Ordering::Relaxed);
-            }
-            Fault::Loss => {
-                let node = *self.random.pick(&nodes);
-                self.lose_machine(node)?;
+                self.damage(node, &fault)?;
             }
             Fault::Heal(links) => {
                 links.into_iter().for_each(|(from, to)| self.network.heal(from, to))
@@ -155,6 +147,16 @@ impl World {
             Fault::Unclog(links) => {
                 links.into_iter().for_each(|(from, to)| self.network.unclog(from, to));
             }
+        }
+        Ok(())
+    }
+
+    /// Something happens to what a machine keeps.
+    fn damage(&mut self, node: NodeId, fault: &Fault) -> Result<()> {
+        match fault {
+            Fault::Rot => self.rot(node),
+            Fault::LogRead => self.machine(node).disk.log_fails.store(true, Ordering::Relaxed),
+            _ => self.lose_machine(node)?,
         }
         Ok(())
     }

@@ -65,9 +65,7 @@ impl World {
             && !self.operator_removes()
             && !self.checks.is_removed(node)
             && !self.machine(node).is_retired
-            && self.newest_members().is_some_and(|members| {
-                members.voters.len() >= 3 || !members.voters.contains(&node.0)
-            });
+            && self.newest_members().is_some_and(|members| may_lose(&members, node));
         if !may_be_lost {
             return Ok(());
         }
@@ -94,5 +92,34 @@ impl World {
         let mut cores = cores.map(|process| &process.core);
         let core = cores.find(|core| core.applied_index() >= newest)?;
         Some(core.standing().conf_state.clone())
+    }
+}
+
+/// Whether a node is a minority of the voters, and stays one should it be promoted right now.
+fn may_lose(members: &ConfState, node: NodeId) -> bool {
+    match (members.voters.contains(&node.0), members.contains(node)) {
+        (true, _) => members.voters.len() >= 3,
+        (false, true) => members.voters.len() >= 2,
+        (false, false) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_minority_may_be_lost_even_if_it_is_about_to_vote() {
+        let members = |voters: &[u64]| ConfState {
+            voters: voters.to_vec(),
+            learners: vec![9],
+            ..ConfState::default()
+        };
+        assert!(may_lose(&members(&[1, 2, 3]), NodeId(2)));
+        assert!(!may_lose(&members(&[1, 2]), NodeId(2)));
+        // A learner may be a voter before it is seen to be lost.
+        assert!(may_lose(&members(&[1, 2]), NodeId(9)));
+        assert!(!may_lose(&members(&[1]), NodeId(9)));
+        assert!(may_lose(&members(&[1]), NodeId(8)));
     }
 }
