@@ -15,7 +15,7 @@ use ratoon::demo::ports::Ports;
 use ratoon::demo::processes::{Launcher, NodeProcess, PROFILE};
 use ratoon::demo::pull::Pulled;
 use ratoon::proto::v1;
-use ratoon::types::{Failure, NodeId};
+use ratoon::types::{Failure, NodeId, TransferState};
 
 use super::net::{Net, Number};
 use super::timeline::{FaultId, Timeline};
@@ -52,8 +52,10 @@ pub struct Node {
     pub client: Client,
     /// It stands still under SIGSTOP.
     pub is_paused: bool,
-    /// Its process may end by itself: a fault was planted in it.
+    /// Its process may end by itself: a fault was planted in it, or it was removed.
     pub may_end: bool,
+    /// How often it did.
+    pub ends: u64,
 }
 
 /// What the world is made of.
@@ -129,7 +131,8 @@ impl World {
             next: 2,
             timeline,
         };
-        let node = Node { process: first, id: 0, client, is_paused: false, may_end: false };
+        let node =
+            Node { process: first, id: 0, client, is_paused: false, may_end: false, ends: 0 };
         world.nodes.insert(1, node);
         world.learn_id(1).await?;
         for _ in 1..FOUNDERS {
@@ -173,13 +176,19 @@ impl World {
         place(&self.setup, &mut process, &mut self.disks)?;
         self.logs.push(process.log().to_owned());
         let client = self.admin.pinned(&addresses.api.to_string())?;
-        let node = Node { process, id: 0, client, is_paused: false, may_end: false };
+        let node = Node { process, id: 0, client, is_paused: false, may_end: false, ends: 0 };
         self.nodes.insert(number, node);
         Ok(number)
     }
 
     /// Starts an added node with a new token, and waits until the cluster knows it.
     pub async fn enrol(&mut self, number: Number) -> Result<()> {
+        self.give_token(number).await?;
+        self.start_process(number)?;
+        self.learn_id(number).await
+    }
+
+    async fn give_token(&mut self, number: Number) -> Result<()> {
         let token = self
             .wait_for("a join token", ANSWER_SECONDS, async |world| {
                 // Without a leader there is none; the next attempt may find one.
@@ -187,8 +196,7 @@ impl World {
             })
             .await?;
         self.node(number).process.joins_with(token);
-        self.start_process(number)?;
-        self.learn_id(number).await
+        Ok(())
     }
 
     /// Adds a node and lets it join.
@@ -203,6 +211,12 @@ impl World {
         let what = format!("that node {number} is enrolled");
         let id = self
             .wait_for(&what, ANSWER_SECONDS, async |world| {
+                if world.node(number).process.pid().is_none() {
+                    // It died at a planted fault, and may have spent its token.
+                    world.node(number).process.runs_as(None, Vec::new());
+                    world.give_token(number).await?;
+                    world.start_process(number)?;
+                }
                 // The cluster may be without a leader at this moment.
                 let Ok(nodes) = world.admin.list_nodes().await else { return Ok(None) };
                 let of = |node: &&v1::Node| {
@@ -293,6 +307,7 @@ impl World {
             let Some((status, log)) = self.node(number).process.take_ended()? else { continue };
             self.watch.runs(number, None);
             if self.node(number).may_end {
+                self.node(number).ends += 1;
                 continue;
             }
             let problem = format!("node {number} ended by itself ({status}); its log: {log}");
@@ -388,14 +403,19 @@ impl World {
         Ok(Pulled::of(&told.unwrap_or_default(), node.id))
     }
 
-    /// Whether a receiver has every byte of what it pulls. One that runs on a state and was started
-    /// since tells of no pull any more.
+    /// Whether a receiver has every byte of what it pulls. One that runs on a state without a pull
+    /// under way needs no more: it was started again since, or the log has caught up.
     pub async fn has_all(&mut self, number: Number) -> Result<bool> {
-        if let Some(pulled) = self.pulled(number).await? {
-            return Ok(pulled.has_all());
+        let pulled = self.pulled(number).await?;
+        if pulled.as_ref().is_some_and(Pulled::has_all) {
+            return Ok(true);
         }
+        let given_up =
+            [TransferState::Superseded.name(), TransferState::Failed(String::new()).name()];
+        let pulls = pulled.is_some_and(|it| !given_up.contains(&it.newest.state.as_str()));
         let node = self.node(number);
-        Ok(node.process.pid().is_some() && !node.is_paused && node.process.is_ready().await)
+        let runs = node.process.pid().is_some() && !node.is_paused;
+        Ok(!pulls && runs && node.process.is_ready().await)
     }
 
     /// Waits until `enough` of what a receiver tells; None: it has all bytes before that. Only

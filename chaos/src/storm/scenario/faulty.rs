@@ -98,19 +98,22 @@ async fn die_at(stage: &mut Stage, program: &Path, step: &str, times: u64) -> Re
         stage.world.wait_for_pull(number, |pulled| pulled.newest.done_bytes > 0).await?;
         stage.world.kill(number).await?;
     }
-    if is_after_start && !dies(stage, number).await? {
+    if is_after_start && !dies(stage, number, 0).await? {
         stage.world.kill(number).await?;
     }
+    let ends_before = if is_after_start { stage.world.node(number).ends } else { 0 };
     if is_after_start || is_after_kill {
         stage.world.node(number).process.runs_as(Some(program.to_owned()), plan(step, times));
         stage.world.start_process(number)?;
     }
-    let died = dies(stage, number).await?;
+    let died = dies(stage, number, ends_before).await?;
     if died {
         let fault = stage.world.timeline.begin("death at a step", format!("{step}, time {times}"));
         stage.world.watch.disturb();
-        stage.world.node(number).process.runs_as(None, Vec::new());
-        stage.world.start_process(number)?;
+        if stage.world.node(number).process.pid().is_none() {
+            stage.world.node(number).process.runs_as(None, Vec::new());
+            stage.world.start_process(number)?;
+        }
         stage.world.node(number).may_end = false;
         stage.world.timeline.end(fault);
         stage.world.wait_until_joined(number).await?;
@@ -124,14 +127,14 @@ async fn die_at(stage: &mut Stage, program: &Path, step: &str, times: u64) -> Re
     Ok(died)
 }
 
-/// Waits until a node has died, or has joined without that.
-async fn dies(stage: &mut Stage, number: Number) -> Result<bool> {
+/// Waits until a node has died once more than `ends_before`, or has joined without that.
+async fn dies(stage: &mut Stage, number: Number, ends_before: u64) -> Result<bool> {
     let what = format!("that node {number} dies or joins");
     let id = stage.world.node(number).id;
     stage
         .world
         .wait_for(&what, REACH_SECONDS, async |world| {
-            if world.node(number).process.pid().is_none() {
+            if world.node(number).ends > ends_before {
                 return Ok(Some(true));
             }
             let Ok(status) = world.admin.status(false).await else { return Ok(None) };
@@ -141,7 +144,7 @@ async fn dies(stage: &mut Stage, number: Number) -> Result<bool> {
             if voted {
                 // Old files are removed a moment after.
                 world.sleep(Duration::from_secs(2)).await?;
-                return Ok(Some(world.node(number).process.pid().is_none()));
+                return Ok(Some(world.node(number).ends > ends_before));
             }
             Ok(None)
         })

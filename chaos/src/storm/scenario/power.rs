@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::Stage;
 use crate::storm::net::Number;
+use crate::storm::timeline::FaultId;
 use crate::storm::world::FOUNDERS;
 
 /// What happens to power.
@@ -27,13 +28,18 @@ pub async fn play(story: Story, stage: &mut Stage) -> Result<()> {
         let third = began.map_or(1, |pulled| pulled.newest.total_bytes / 3);
         while let Some(source) = next_moment(stage, number, third).await? {
             let (kind, victims) = draw(stage, number, source).await?;
-            lose(stage, kind, &victims).await?;
+            let fault = lose(stage, kind, &victims).await?;
+            // The next one may strike as soon as bytes flow again.
+            stage.world.wait_for_pull(number, |pulled| pulled.is_pulling()).await?;
+            stage.world.leader().await?;
+            stage.world.timeline.recovered(fault);
         }
-        lose(stage, "power of the receiver, all bytes there", &[number]).await?;
+        let fault = lose(stage, "power of the receiver, all there", &[number]).await?;
+        stage.world.recover(fault).await?;
         stage.world.wait_until_joined(number).await?;
         let everybody: Vec<Number> = stage.world.nodes.keys().copied().collect();
-        lose(stage, "power of all", &everybody).await?;
-        stage.world.wait_until_well().await?;
+        let fault = lose(stage, "power of all", &everybody).await?;
+        stage.world.recover(fault).await?;
         stage.compare().await?;
         stage.world.remove(number).await?;
     }
@@ -68,7 +74,7 @@ async fn draw(
 }
 
 /// The power of these nodes fails at once; it is back a while later.
-async fn lose(stage: &mut Stage, kind: &str, victims: &[Number]) -> Result<()> {
+async fn lose(stage: &mut Stage, kind: &str, victims: &[Number]) -> Result<FaultId> {
     let fault = stage.world.timeline.begin(kind, format!("{victims:?}"));
     // All processes are gone before any disk forgets.
     for number in victims {
@@ -82,5 +88,5 @@ async fn lose(stage: &mut Stage, kind: &str, victims: &[Number]) -> Result<()> {
         stage.world.start_process(*number)?;
     }
     stage.world.timeline.end(fault);
-    stage.world.recover(fault).await
+    Ok(fault)
 }
