@@ -72,6 +72,7 @@ pub const CONFINED: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["src/net/"]),
     ("rcgen", &["src/net/"]),
     ("bincode", &["src/codec/"]),
+    ("fuser", &["chaos/src/power/"]),
     // The benchmark speaks the peer's messages, which are none of ours.
     ("prost", &["src/codec/", "src/proto/", "build.rs", "benches/writes/etcd.rs"]),
     ("raft", &["src/raft/"]),
