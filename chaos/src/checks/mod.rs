@@ -77,9 +77,15 @@ impl Checks {
         self.elections.crash(node);
     }
 
-    /// A message leaves a core; the log is durable up to `synced`.
-    pub fn sends(&mut self, node: NodeId, to: NodeId, sent: &Message, synced: Index) -> Result<()> {
-        self.promises.sends(node, to, sent, synced)
+    /// A message leaves a core; its log is of a term, and durable up to an index.
+    pub fn sends(
+        &mut self,
+        node: NodeId,
+        to: NodeId,
+        sent: &Message,
+        log: (Term, Index),
+    ) -> Result<()> {
+        self.promises.sends(node, to, sent, log)
     }
 
     /// A core asks for a write to its log.

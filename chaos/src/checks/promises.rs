@@ -30,8 +30,18 @@ impl Promises {
         Ok(())
     }
 
-    /// A node sends a message; its log is durable up to `synced`.
-    pub fn sends(&mut self, node: NodeId, to: NodeId, sent: &Message, synced: Index) -> Result<()> {
+    /// A node sends a message; its log is of a term, and durable up to `synced`.
+    ///
+    /// An acknowledgement in an older term may name entries that a newer leader has replaced since.
+    /// They were durable once, and nobody counts it any more: had they been committed by its like,
+    /// the newer leader would hold them.
+    pub fn sends(
+        &mut self,
+        node: NodeId,
+        to: NodeId,
+        sent: &Message,
+        (log_term, synced): (Term, Index),
+    ) -> Result<()> {
         if matches!(sent.kind, REQUEST_PRE_VOTE | PRE_VOTE_RESPONSE) {
             // Says nothing about the sender's own term.
             return Ok(());
@@ -47,7 +57,7 @@ impl Promises {
             let given = *self.votes.entry((node, sent.term)).or_insert(vote);
             ensure!(given == vote, "it votes for {given} and for {vote} in term {}", sent.term);
         }
-        if sent.kind == APPEND_RESPONSE && !sent.reject {
+        if sent.kind == APPEND_RESPONSE && !sent.reject && sent.term >= log_term {
             ensure!(
                 sent.index <= synced,
                 "it acknowledges entry {} while its log is durable up to {synced}",

@@ -40,17 +40,20 @@ fn two_leaders_of_a_term_are_noticed() {
 fn a_second_vote_in_a_term_is_noticed_even_after_a_crash() {
     let vote = Message { kind: VOTE_RESPONSE, term: 4, ..Message::default() };
     let mut promises = Promises::default();
-    promises.sends(ONE, TWO, &vote, 0).unwrap();
+    promises.sends(ONE, TWO, &vote, (4, 0)).unwrap();
     promises.boot(ONE, HardState { term: 4, vote: 2, commit: 0 }).unwrap();
-    promises.sends(ONE, NodeId(3), &vote, 0).unwrap_err();
+    promises.sends(ONE, NodeId(3), &vote, (4, 0)).unwrap_err();
 }
 
 #[test]
 fn a_forgotten_term_and_an_early_acknowledgement_are_noticed() {
     let ack = Message { kind: APPEND_RESPONSE, term: 4, index: 9, ..Message::default() };
     let mut promises = Promises::default();
-    promises.sends(ONE, TWO, &ack, 8).unwrap_err();
-    promises.sends(ONE, TWO, &ack, 9).unwrap();
+    promises.sends(ONE, TWO, &ack, (4, 8)).unwrap_err();
+    promises.sends(ONE, TWO, &ack, (3, 8)).unwrap_err();
+    promises.sends(ONE, TWO, &ack, (4, 9)).unwrap();
+    // A newer leader has replaced what was durable: nobody counts this any more.
+    promises.sends(ONE, TWO, &ack, (5, 8)).unwrap();
     promises.boot(ONE, HardState { term: 3, vote: 0, commit: 0 }).unwrap_err();
 }
 

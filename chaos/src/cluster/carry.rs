@@ -148,8 +148,9 @@ impl World {
                 let message = message::peek(bytes);
                 trace.note(now, node, message.kind(), [to.0, message.term, message.index]);
                 trace.say(now, node, || format!("{message:?}"));
-                let synced = self.machine(node).disk.synced_last;
-                self.checks.sends(node, *to, &message, synced)?;
+                let disk = &self.machine(node).disk;
+                let log = (disk.log.hard_state().term, disk.synced_last);
+                self.checks.sends(node, *to, &message, log)?;
                 self.figures.messages += 1;
             }
             Output::Persist { number, write } => {
