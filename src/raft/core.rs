@@ -405,7 +405,7 @@ impl Core {
                 }
             }
         }
-        if kind == T::MsgAppendResponse {
+        if matches!(kind, T::MsgAppendResponse | T::MsgHeartbeatResponse) {
             self.resume_receiver(from);
         }
         Ok(())

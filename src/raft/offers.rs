@@ -131,12 +131,17 @@ impl Core {
         offering.paused.insert(receiver);
     }
 
-    /// A receiver has told us it holds the log up to some index. If it may go on from there although
-    /// it waits for a snapshot (an older one was installed), let it.
+    /// A receiver has told us how far its log goes. If it may go on from there although it waits for
+    /// a snapshot, let it: it installed that one and died before its report left, or an older one.
     pub(super) fn resume_receiver(&mut self, from: NodeId) {
         let first = self.raw.store().start().index + 1;
         let Some(progress) = self.raw.raft.prs().get(from.0) else { return };
-        if progress.state == ProgressState::Snapshot && first <= progress.matched + 1 {
+        if progress.state != ProgressState::Snapshot {
+            return;
+        }
+        if progress.committed_index >= progress.pending_snapshot {
+            self.end_lease(from, SnapshotStatus::Finish);
+        } else if first <= progress.matched + 1 {
             self.end_lease(from, SnapshotStatus::Failure);
         }
     }

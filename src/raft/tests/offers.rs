@@ -153,6 +153,23 @@ fn an_older_snapshot_than_the_offered_one_lets_the_receiver_go_on() {
 }
 
 #[test]
+fn a_receiver_that_installed_and_died_before_it_said_so_goes_on_at_once() {
+    let mut cluster = with_an_offer_under_way();
+    // Nothing that it says from the install on arrives.
+    cluster.cut.insert((2, 1));
+    cluster.release(2, Task::Pull);
+    assert_eq!(cluster.machine(2).installed.len(), 1);
+    cluster.crash(2);
+    assert_eq!(cluster.peer(1, 2).state, ProgressState::Snapshot);
+    cluster.cut.clear();
+    cluster.start(2);
+    // Far less than a lease: its answer to a heartbeat tells.
+    cluster.ticks(5);
+    assert_eq!(cluster.peer(1, 2).state, ProgressState::Replicate);
+    assert!(cluster.machine(2).pulls.is_empty(), "nothing is offered to it again");
+}
+
+#[test]
 fn an_unreachable_peer_does_not_end_an_offer() {
     let mut cluster = with_an_offer_under_way();
     cluster.tell(1, Input::Unreachable(NodeId(2)));
