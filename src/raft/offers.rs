@@ -197,17 +197,20 @@ impl Core {
         self.propose_about_pin(receiver, interval, command);
     }
 
-    fn propose_about_pin(&mut self, receiver: NodeId, interval_ms: u64, command: Command) {
+    /// False: something was proposed a short while ago, or cannot be now.
+    fn propose_about_pin(&mut self, receiver: NodeId, interval_ms: u64, command: Command) -> bool {
         let now = self.now.monotonic_ms;
         let proposed = self.receivers.pin_proposed_ms.get(&receiver);
         if proposed.is_some_and(|at| at + interval_ms > now) {
-            return;
+            return false;
         }
         self.receivers.pin_proposed_ms.insert(receiver, now);
-        if let Err(failure) = self.propose(&own_request(command)) {
+        let proposed = self.propose(&own_request(command));
+        if let Err(failure) = &proposed {
             // It is proposed again at the receiver's next word or at the next review.
             slog::debug!(self.logger, "a pin was not proposed"; "error" => %failure);
         }
+        proposed.is_ok()
     }
 
     /// Releases pins that nobody needs or that cost too much.
@@ -227,9 +230,10 @@ impl Core {
             } else {
                 continue;
             };
-            slog::info!(self.logger, "releasing a pin"; "receiver" => pin.receiver.0,
-                "index" => pin.index, "because" => reason);
-            self.propose_about_pin(pin.receiver, 1000, Command::ReleasePin(pin.receiver));
+            if self.propose_about_pin(pin.receiver, 1000, Command::ReleasePin(pin.receiver)) {
+                slog::info!(self.logger, "releasing a pin"; "receiver" => pin.receiver.0,
+                    "index" => pin.index, "because" => reason);
+            }
         }
     }
 
