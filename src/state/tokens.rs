@@ -16,6 +16,9 @@ use super::error::{RequestError, StateError};
 use super::key::{Key, Kind};
 use super::rows;
 
+/// What to do about a token that is of no use.
+const NEW_TOKEN: &str = "create a new token on any node: ratoon token create";
+
 impl Execution<'_> {
     pub(super) fn create_token(
         &mut self,
@@ -100,10 +103,14 @@ impl Execution<'_> {
             return Err(refused(Code::TokenUnknown, "the cluster does not know the join token"));
         };
         if let Some(node) = token.used_by {
-            return Err(refused(
-                Code::TokenUsed,
-                &format!("the join token was used by node {node}"),
-            ));
+            let failure =
+                Failure::new(Code::TokenUsed, format!("the join token was used by node {node}"));
+            // The machine itself does not know that id, if its join was cut off.
+            let hint = format!(
+                "{NEW_TOKEN}; if the join of this machine was cut off, take out what it left: \
+                 ratoon node remove {node}"
+            );
+            return Err(failure.hint(hint).into());
         }
         if token.expires_unix_ms <= self.time_unix_ms() {
             return Err(refused(Code::TokenExpired, "the join token has expired"));
@@ -159,7 +166,7 @@ fn validate_addresses(addresses: &Addresses) -> Result<(), Failure> {
 }
 
 fn refused(code: Code, problem: &str) -> RequestError {
-    Failure::new(code, problem).hint("create a new token on any node: ratoon token create").into()
+    Failure::new(code, problem).hint(NEW_TOKEN).into()
 }
 
 fn too_many_tokens(limit: usize) -> Failure {
