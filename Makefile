@@ -9,6 +9,10 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ratoon/target)
 
 CARGO := cargo
+# Always the whole workspace, whatever is wanted of it: cargo chooses the features of what several
+# packages share by the packages it builds, and another choice would compile it all a second time.
+BUILD := $(CARGO) build --locked --workspace
+BIN := $(CARGO_TARGET_DIR)/debug
 # Seeds and the storm of one `make chaos`; arguments of `make demo` or `make bench`, for example
 # ARGS='--report out.json'.
 SEEDS ?= 100
@@ -28,12 +32,12 @@ prepare:
 
 .PHONY: build
 build: prepare ## Build the binary `ratoon`.
-	$(CARGO) build --locked --bin ratoon
-	@echo "built: $(CARGO_TARGET_DIR)/debug/ratoon"
+	$(BUILD) --bin ratoon
+	@echo "built: $(BIN)/ratoon"
 
 .PHONY: demo
-demo: prepare ## Watch a node join over a bad link. Arguments: ARGS='--report out.json'.
-	$(CARGO) run --locked --bin ratoon -- demo $(ARGS)
+demo: build ## Watch a node join over a bad link. Arguments: ARGS='--report out.json'.
+	"$(BIN)/ratoon" demo $(ARGS)
 
 .PHONY: test
 test: prepare ## Run all tests.
@@ -85,22 +89,24 @@ chaos: simulation storm ## Simulate clusters under faults, SEEDS=100 of them; th
 
 .PHONY: simulation
 simulation: prepare
-	$(CARGO) run --locked --package ratoon-chaos --bin ratoon-sim -- --seeds $(SEEDS)
+	$(BUILD) --bin ratoon-sim
+	"$(BIN)/ratoon-sim" --seeds $(SEEDS)
 
 # Built apart from everything else: the feature is on for this one program, and `ratoon` stays as it is.
 .PHONY: faulty
 faulty: prepare ## Build `ratoon-faulty`, the program with failpoints.
-	$(CARGO) build --locked --features faults --bin ratoon-faulty
-	@echo "built: $(CARGO_TARGET_DIR)/debug/ratoon-faulty"
+	$(BUILD) --features ratoon/faults --bin ratoon-faulty
+	@echo "built: $(BIN)/ratoon-faulty"
 
 .PHONY: faults
 faults: faulty ## Kill real nodes at every failpoint. Arguments: ARGS='--only install'.
-	$(CARGO) run --locked --package ratoon-chaos --bin ratoon-faults -- $(ARGS)
+	$(BUILD) --bin ratoon-faults
+	"$(BIN)/ratoon-faults" $(ARGS)
 
 .PHONY: storm
 storm: prepare ## A storm on real processes. Which: STORM='--scenario kills --duration 3m --seed 7'.
-	$(CARGO) build --locked --package ratoon --package ratoon-chaos --bin ratoon --bin ratoon-chaos
-	"$(CARGO_TARGET_DIR)/debug/ratoon-chaos" $(STORM)
+	$(BUILD) --bin ratoon --bin ratoon-chaos
+	"$(BIN)/ratoon-chaos" $(STORM)
 
 .PHONY: bugs
 bugs: prepare ## Plant known bugs in a scratch copy: the suite must find each. Arguments: ARGS='--seeds 500 vote'.
@@ -109,4 +115,4 @@ bugs: prepare ## Plant known bugs in a scratch copy: the suite must find each. A
 .PHONY: grpc-client
 grpc-client: build ## Talk to a cluster with a Python client that knows only reflection.
 	@.ci/prepare --python
-	tests/clients/run "$(CARGO_TARGET_DIR)/debug/ratoon"
+	tests/clients/run "$(BIN)/ratoon"
