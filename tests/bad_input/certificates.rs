@@ -145,9 +145,9 @@ fn a_token_admits_one_node_once_and_each_refusal_says_why() {
     let before = picture(&cluster);
 
     let token: JoinToken = used.parse().unwrap();
-    let expiring = cluster.ok(&["token", "create", "--ttl", "1ms"]);
+    let expiring = cluster.ok(&["token", "create", "--ttl", "2s"]);
     let expired = expiring["token"].as_str().unwrap().to_owned();
-    std::thread::sleep(std::time::Duration::from_millis(5));
+    std::thread::sleep(std::time::Duration::from_millis(2_010));
     let secret = JoinToken { secret: [7; 32], ..token.clone() }.to_string();
     let fingerprint = JoinToken { ca_fingerprint: [7; 32], ..token.clone() }.to_string();
     let cluster_id = JoinToken { cluster: ClusterId([7; 16]), ..token.clone() }.to_string();

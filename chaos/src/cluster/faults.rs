@@ -99,12 +99,7 @@ impl World {
                 }
             }
             Fault::Partition => {
-                let side: Vec<bool> = nodes.iter().map(|_| self.random.chance(500)).collect();
-                let mut links = Vec::new();
-                for (one, first) in nodes.iter().zip(&side) {
-                    let others = nodes.iter().zip(&side).filter(|(_, second)| *second != first);
-                    links.extend(others.map(|(other, _)| (*one, *other)));
-                }
+                let links = self.links_between_halves(&nodes);
                 self.cut(links);
             }
             Fault::OneWay => {
@@ -149,6 +144,17 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// All links from either half of the nodes to the other, of two halves that chance draws.
+    fn links_between_halves(&mut self, nodes: &[NodeId]) -> Vec<(NodeId, NodeId)> {
+        let side: Vec<bool> = nodes.iter().map(|_| self.random.chance(500)).collect();
+        let mut links = Vec::new();
+        for (one, first) in nodes.iter().zip(&side) {
+            let others = nodes.iter().zip(&side).filter(|(_, second)| *second != first);
+            links.extend(others.map(|(other, _)| (*one, *other)));
+        }
+        links
     }
 
     /// Something happens to what a machine keeps.
