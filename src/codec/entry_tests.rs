@@ -22,7 +22,7 @@ fn write(key: &'static str, condition: Condition, action: Action) -> Write {
 }
 
 fn put(value: &'static str) -> Action {
-    Action::Put { value: Bytes::from(value), content_type: "text/plain".into() }
+    Action::put(Bytes::from(value), "text/plain")
 }
 
 fn all_commands() -> Vec<Command> {
@@ -31,8 +31,8 @@ fn all_commands() -> Vec<Command> {
     vec![
         Command::CreateNamespace(namespace.clone()),
         Command::DropNamespace(namespace),
-        Command::CreateCollection(collection()),
-        Command::DropCollection(collection()),
+        Command::create_collection(collection()),
+        Command::drop_collection(collection()),
         Command::Write(WriteBatch {
             writes: vec![
                 write("a", Condition::Always, put("1")),

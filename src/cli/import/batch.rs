@@ -65,8 +65,7 @@ mod tests {
                 batches.extend(batcher.push(Record {
                     key: at.to_string().into(),
                     value: Bytes::from(vec![0; *size]),
-                    version: 0,
-                    content_type: String::new(),
+                    ..Record::default()
                 }));
             }
             batches.extend(batcher.finish());
@@ -85,12 +84,7 @@ mod tests {
     #[test]
     fn many_small_records_are_cut_by_count() {
         let mut batcher = Batcher::default();
-        let record = Record {
-            key: "k".into(),
-            value: Bytes::new(),
-            version: 0,
-            content_type: String::new(),
-        };
+        let record = Record { key: "k".into(), ..Record::default() };
         let full = (0..=IMPORT_BATCH_RECORDS).find_map(|_| batcher.push(record.clone()));
         assert_eq!(full.unwrap().len(), IMPORT_BATCH_RECORDS);
         assert_eq!(batcher.finish().unwrap().len(), 1);
