@@ -17,10 +17,6 @@ pub const KEY_BYTES_MAX: usize = 4 * KIB;
 pub const VALUE_BYTES_MAX: usize = 4 * MIB;
 /// Longest content type, bytes.
 pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
-/// Longest time from a write to its record's expiry, ms: a hundred years.
-pub const TTL_MS_MAX: u64 = 100 * 365 * 24 * 3600 * 1000;
-/// Deepest nesting of a JSON value that can be patched.
-pub const JSON_DEPTH_MAX: usize = 64;
 /// Most writes of one batch.
 pub const BATCH_WRITES_MAX: usize = 10_000;
 /// Most bytes of one batch's keys, values, content types and collection names.
@@ -41,27 +37,6 @@ pub const SCAN_PAGE_READ_BYTES_MAX: u64 = 64 * MIB as u64;
 pub const VERSION_STEPS_MAX: usize = 8;
 
 // Collections, sessions, tokens, nodes.
-
-/// Longest schema label, bytes.
-pub const SCHEMA_LABEL_BYTES_MAX: usize = 255;
-/// Most layers that a clone reads through.
-pub const CLONE_DEPTH_MAX: usize = 8;
-/// Most collections cloned by one command.
-pub const CLONES_PER_COMMAND_MAX: usize = 1_000;
-/// Most dependants named by one refusal.
-pub const DEPENDANTS_LISTED_MAX: usize = 20;
-/// Most range tombstones of one layer; garbage collection makes room.
-pub const RANGES_PER_LAYER_MAX: u64 = 1_000;
-/// Most holds of one layer: clones, tags and leases.
-pub const HOLDS_PER_LAYER_MAX: usize = 10_000;
-/// Most leases of a cluster.
-pub const LEASES_OPEN_MAX: u64 = 1_000;
-/// Longest time between two renewals of a lease, ms.
-pub const LEASE_TTL_MS_MAX: u64 = 24 * 3600 * 1000;
-/// Longest history of a collection, ms.
-pub const HISTORY_MS_MAX: u64 = 10 * 365 * 24 * 3600 * 1000;
-/// How long superseded versions of a collection are kept unless chosen otherwise, ms.
-pub const HISTORY_MS_DEFAULT: u64 = 3600 * 1000;
 
 /// Most namespaces of a cluster.
 pub const NAMESPACES_MAX: usize = 10_000;

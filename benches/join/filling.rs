@@ -47,7 +47,7 @@ fn batch(cluster: &Cluster, numbers: std::ops::Range<u64>, value_bytes: usize) -
             collection: cluster.collection.clone(),
             key: Bytes::from(format!("record/{number:016}")),
             condition: Condition::Always,
-            action: Action::put(Bytes::from(value), String::new()),
+            action: Action::Put { value: Bytes::from(value), content_type: String::new() },
         }
     };
     WriteBatch { writes: numbers.map(write).collect() }

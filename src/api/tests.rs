@@ -21,7 +21,7 @@ use super::*;
 use crate::limits;
 use crate::net::{CertificateAuthority, Identity, NodeKey};
 use crate::node::Health;
-use crate::proto::public::{collection_from, expiry_from, key_from, put_from, scan_from};
+use crate::proto::public::{collection_from, key_from, put_from, scan_from};
 use crate::proto::status::{failure_in_status, failure_to_status};
 use crate::proto::v1;
 use crate::proto::v1::enrollment_client::EnrollmentClient;
@@ -73,30 +73,15 @@ impl Records for MemoryRecords {
         let asked = request.into_inner();
         collection_from(asked.collection).map_err(refuse)?;
         let key = key_from(asked.key).map_err(refuse)?;
-        let Action::Put { value, content_type, .. } =
-            put_from(asked.value, asked.content_type, expiry_from(asked.expiry)).map_err(refuse)?
+        let Action::Put { value, content_type } =
+            put_from(asked.value, asked.content_type).map_err(refuse)?
         else {
             return Err(Status::internal("no put"));
         };
         let mut records = self.records.lock().unwrap();
         let version = records.len() as u64 + 1;
-        let record = v1::Record { key, value, version, content_type, expires_unix_ms: None };
-        records.insert(record.key.clone(), record);
+        records.insert(key.clone(), v1::Record { key, value, version, content_type });
         Ok(Response::new(v1::PutResponse { version }))
-    }
-
-    async fn multi_get(
-        &self,
-        _: Request<v1::MultiGetRequest>,
-    ) -> Result<Response<v1::MultiGetResponse>, Status> {
-        Err(Status::unimplemented("nobody asks here"))
-    }
-
-    async fn patch(
-        &self,
-        _: Request<v1::PatchRequest>,
-    ) -> Result<Response<v1::PatchResponse>, Status> {
-        Err(Status::unimplemented("nobody asks here"))
     }
 
     async fn get(
@@ -135,7 +120,7 @@ impl Records for MemoryRecords {
     ) -> Result<Response<v1::ScanResponse>, Status> {
         scan_from(request.into_inner()).map_err(refuse)?;
         let records = self.records.lock().unwrap().values().cloned().collect();
-        Ok(Response::new(v1::ScanResponse { records, index: 9, ..v1::ScanResponse::default() }))
+        Ok(Response::new(v1::ScanResponse { records, cursor: Bytes::new(), index: 9 }))
     }
 }
 

@@ -155,7 +155,6 @@ pub fn exit_code(failure: &Failure) -> u8 {
         Code::NamespaceNotFound
         | Code::CollectionNotFound
         | Code::RecordNotFound
-        | Code::TagNotFound
         | Code::NodeNotFound
         | Code::SnapshotNotFound
         | Code::TransferNotFound
@@ -169,12 +168,7 @@ pub fn exit_code(failure: &Failure) -> u8 {
         Code::KeyTooLarge
         | Code::ValueTooLarge
         | Code::BatchTooLarge
-        | Code::NotJson
         | Code::NamespaceNotEmpty
-        | Code::BelowFloor
-        | Code::DepthExceeded
-        | Code::HasDependants
-        | Code::LeaseExpired
         | Code::LimitReached
         | Code::SessionExpired
         | Code::SequenceStale

@@ -111,27 +111,12 @@ impl Records for FakeNode {
                 v1::write::Action::Put(put) => {
                     store.records.insert(key, (put.value, put.content_type, version))
                 }
-                v1::write::Action::Patch(_) => return Err(Status::unimplemented("no patches")),
                 v1::write::Action::Delete(_) => store.records.remove(&key),
                 v1::write::Action::Check(_) => store.records.get(&key).cloned(),
             };
             existed.push(before.is_some());
         }
         Ok(Response::new(v1::BatchResponse { version, existed }))
-    }
-
-    async fn multi_get(
-        &self,
-        _: Request<v1::MultiGetRequest>,
-    ) -> Result<Response<v1::MultiGetResponse>, Status> {
-        Err(Status::unimplemented("nobody asks here"))
-    }
-
-    async fn patch(
-        &self,
-        _: Request<v1::PatchRequest>,
-    ) -> Result<Response<v1::PatchResponse>, Status> {
-        Err(Status::unimplemented("nobody asks here"))
     }
 
     async fn get(
@@ -143,7 +128,7 @@ impl Records for FakeNode {
         let key = request.into_inner().key;
         let found = store.records.get(key.as_ref()).cloned();
         let (value, content_type, version) = found.ok_or_else(|| refusal(Code::RecordNotFound))?;
-        let record = Some(v1::Record { key, value, version, content_type, expires_unix_ms: None });
+        let record = Some(v1::Record { key, value, version, content_type });
         Ok(Response::new(v1::GetResponse { record, index: store.version }))
     }
 
@@ -163,17 +148,11 @@ impl Records for FakeNode {
                 value: if asked.keys_only { Bytes::new() } else { value.clone() },
                 version: *version,
                 content_type: content_type.clone(),
-                expires_unix_ms: None,
             });
         let limit = PAGE_RECORDS.min(asked.limit as usize);
         let page: Vec<v1::Record> = records.by_ref().take(limit).collect();
         let cursor = records.next().map(|record| record.key).unwrap_or_default();
-        Ok(Response::new(v1::ScanResponse {
-            records: page,
-            cursor,
-            index: 77,
-            ..Default::default()
-        }))
+        Ok(Response::new(v1::ScanResponse { records: page, cursor, index: 77 }))
     }
 
     async fn put(&self, _: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {

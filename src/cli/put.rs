@@ -14,7 +14,7 @@ use super::context::Context;
 use super::failure::CliError;
 use super::parse::{self, Address};
 use crate::limits::VALUE_BYTES_MAX;
-use crate::types::{Action, Condition, Expiry, Write, WriteBatch};
+use crate::types::{Action, Condition, Write, WriteBatch};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -77,7 +77,7 @@ pub async fn run(context: &Context, arguments: Arguments) -> Result<(), CliError
         collection: arguments.target.collection.clone(),
         key,
         condition,
-        action: Action::Put { value, content_type: arguments.content_type, expiry: Expiry::Never },
+        action: Action::Put { value, content_type: arguments.content_type },
     };
     let client = context.client(&arguments.target)?;
     let version = client.write(WriteBatch { writes: vec![write] }).await?.version;

@@ -21,7 +21,6 @@ struct Fields {
     value_base64: Option<String>,
     #[serde(default)]
     content_type: String,
-    expires_unix_ms: Option<u64>,
     #[serde(rename = "version")]
     _version: Option<u64>,
 }
@@ -33,9 +32,6 @@ pub fn encode(record: &Record) -> String {
     set_bytes(&mut line, "value", &record.value, Binary::Base64);
     line.insert("version".to_owned(), record.version.into());
     line.insert("content_type".to_owned(), record.content_type.clone().into());
-    if let Some(time) = record.expires_unix_ms {
-        line.insert("expires_unix_ms".to_owned(), time.into());
-    }
     Value::Object(line).to_string()
 }
 
@@ -63,7 +59,6 @@ pub fn decode(line: &[u8]) -> Result<Record, String> {
         value: Bytes::from(value),
         version: 0,
         content_type: fields.content_type,
-        expires_unix_ms: fields.expires_unix_ms,
     })
 }
 
@@ -91,10 +86,9 @@ mod tests {
             key in proptest::collection::vec(any::<u8>(), 1..20),
             value in proptest::collection::vec(any::<u8>(), 0..50),
             content_type in "[a-z/]{0,10}",
-            expires_unix_ms in proptest::option::of(any::<u64>()),
         ) {
-            let (key, value) = (key.into(), value.into());
-            let record = Record { key, value, version: 0, content_type, expires_unix_ms };
+            let record =
+                Record { key: key.into(), value: value.into(), version: 0, content_type };
             let line = encode(&record);
             prop_assert!(!line.contains('\n'));
             prop_assert_eq!(decode(line.as_bytes()).unwrap(), record);

@@ -11,7 +11,7 @@ use super::failure::CliError;
 use super::get::record_document;
 use super::parse::{self, Address};
 use super::text;
-use crate::types::{Record, ScanOptions, ScanShow};
+use crate::types::{Record, ScanOptions};
 
 const EXAMPLES: &str = "\
 Prints KEY, bytes of the value, version and content type, a tab between; what is no plain text in
@@ -61,8 +61,8 @@ pub async fn run(context: &Context, arguments: Arguments) -> Result<(), CliError
         start: bound(&arguments.start)?,
         end: bound(&arguments.end)?,
         cursor: arguments.cursor.as_deref().map(parse::cursor).transpose()?.unwrap_or_default(),
-        show: if arguments.keys_only { ScanShow::Keys } else { ScanShow::Records },
-        ..ScanOptions::default()
+        keys_only: arguments.keys_only,
+        limit: 0,
     };
     let client = context.client(&arguments.target)?;
     let collection = &arguments.target.collection;
@@ -117,7 +117,7 @@ mod tests {
             key: b"a\n\xff".to_vec().into(),
             value: b"xy".to_vec().into(),
             version: 7,
-            ..Record::default()
+            content_type: String::new(),
         };
         assert_eq!(line(false, &record, false), "a\\x0a\\xff\t2\t7\t");
         assert_eq!(line(false, &record, true), "a\\x0a\\xff");

@@ -13,13 +13,13 @@ use super::call::Kind;
 use super::{Client, Pages};
 use crate::limits;
 use crate::proto::public::{
-    collection_to, consistency_to, moment_to, page_from, record_from, scan_to, session_to, write_to,
+    collection_to, consistency_to, page_from, record_from, scan_to, session_to, write_to,
 };
 use crate::proto::v1;
 use crate::proto::v1::collections_client::CollectionsClient;
 use crate::proto::v1::records_client::RecordsClient;
 use crate::types::{
-    Action, Code, CollectionName, Condition, Consistency, Failure, Index, Moment, Name, Record,
+    Action, Code, CollectionName, Condition, Consistency, Failure, Index, Name, Record,
     ScanOptions, ScanPage, Write, WriteBatch,
 };
 
@@ -84,11 +84,8 @@ impl Client {
         collection: &CollectionName,
     ) -> Result<v1::Collection, Failure> {
         let name = collection_to(collection);
-        let message = move |session| v1::CreateCollectionRequest {
-            collection: Some(name.clone()),
-            session,
-            settings: None,
-        };
+        let message =
+            move |session| v1::CreateCollectionRequest { collection: Some(name.clone()), session };
         let send =
             |channel, request| async move { collections(channel).create_collection(request).await };
         let answer = self.write_in_session(message, send).await?;
@@ -98,11 +95,8 @@ impl Client {
     /// Drops a collection with all its records; answers with the log index.
     pub async fn drop_collection(&self, collection: &CollectionName) -> Result<Index, Failure> {
         let name = collection_to(collection);
-        let message = move |session| v1::DropCollectionRequest {
-            collection: Some(name.clone()),
-            session,
-            dependants: 0,
-        };
+        let message =
+            move |session| v1::DropCollectionRequest { collection: Some(name.clone()), session };
         let send =
             |channel, request| async move { collections(channel).drop_collection(request).await };
         Ok(self.write_in_session(message, send).await?.index)
@@ -147,22 +141,10 @@ impl Client {
         key: impl Into<Bytes>,
         consistency: Consistency,
     ) -> Result<Option<Record>, Failure> {
-        self.get_at(collection, key, &Moment::Now, consistency).await
-    }
-
-    /// The record that a key held at a moment; None if it held none.
-    pub async fn get_at(
-        &self,
-        collection: &CollectionName,
-        key: impl Into<Bytes>,
-        moment: &Moment,
-        consistency: Consistency,
-    ) -> Result<Option<Record>, Failure> {
         let message = v1::GetRequest {
             collection: Some(collection_to(collection)),
             key: key.into(),
             consistency: Some(consistency_to(consistency)),
-            moment: moment_to(moment),
         };
         let send = |channel, request| async move { records(channel).get(request).await };
         match self.call(Kind::Read, message, send).await {
@@ -183,7 +165,7 @@ impl Client {
             collection: collection.clone(),
             key: key.into(),
             condition: Condition::Always,
-            action: Action::put(value, ""),
+            action: Action::Put { value: value.into(), content_type: String::new() },
         };
         Ok(self.write(WriteBatch { writes: vec![write] }).await?.version)
     }

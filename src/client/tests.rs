@@ -170,21 +170,7 @@ impl Records for Node {
         let to = (from + page).min(node.records.len());
         let cursor = if to < node.records.len() { vec![to as u8].into() } else { Bytes::new() };
         let records = node.records[from..to].to_vec();
-        Ok(Response::new(v1::ScanResponse { records, cursor, index: 40, ..Default::default() }))
-    }
-
-    async fn multi_get(
-        &self,
-        _: Request<v1::MultiGetRequest>,
-    ) -> Result<Response<v1::MultiGetResponse>, Status> {
-        Err(Status::unimplemented("nobody asks here"))
-    }
-
-    async fn patch(
-        &self,
-        _: Request<v1::PatchRequest>,
-    ) -> Result<Response<v1::PatchResponse>, Status> {
-        Err(Status::unimplemented("nobody asks here"))
+        Ok(Response::new(v1::ScanResponse { records, cursor, index: 40 }))
     }
 
     async fn get(

@@ -22,7 +22,7 @@ fn write(key: &'static str, condition: Condition, action: Action) -> Write {
 }
 
 fn put(value: &'static str) -> Action {
-    Action::put(Bytes::from(value), "text/plain")
+    Action::Put { value: Bytes::from(value), content_type: "text/plain".into() }
 }
 
 fn all_commands() -> Vec<Command> {
@@ -31,8 +31,8 @@ fn all_commands() -> Vec<Command> {
     vec![
         Command::CreateNamespace(namespace.clone()),
         Command::DropNamespace(namespace),
-        Command::create_collection(collection()),
-        Command::drop_collection(collection()),
+        Command::CreateCollection(collection()),
+        Command::DropCollection(collection()),
         Command::Write(WriteBatch {
             writes: vec![
                 write("a", Condition::Always, put("1")),

@@ -45,14 +45,11 @@ rows! {
     Applied = "applied row", 1;
     ConfState = "conf state row", 1;
     Cluster = "cluster row", 1;
-    Counters = "counters row", 2;
+    Counters = "counters row", 1;
     Namespace = "namespace row", 1;
-    CollectionEntry = "collection row", 2;
-    Descriptor = "descriptor row", 2;
-    Layer = "layer row", 1;
-    Hold = "hold row", 1;
-    Tag = "tag row", 1;
-    Lease = "lease row", 1;
+    CollectionEntry = "collection row", 1;
+    Descriptor = "descriptor row", 1;
+    Counts = "counts row", 1;
     Node = "node row", 1;
     AtIndex = "index row", 1;
     Pin = "pin row", 1;
@@ -60,7 +57,6 @@ rows! {
     Session = "session row", 1;
     Record<'_> = "record row", 1;
     Change = "change row", 1;
-    RangeEnd = "range row", 1;
 }
 
 /// How far the log has been applied.
@@ -109,12 +105,8 @@ pub struct Counters {
     pub next_node: u64,
     /// Namespaces.
     pub namespaces: u64,
-    /// Collections, dropped ones not counted.
+    /// Collections.
     pub collections: u64,
-    /// Id of the next collection or layer; ids are never reused.
-    pub next_layer: u64,
-    /// Leases.
-    pub leases: u64,
     /// Sessions.
     pub sessions: u64,
 }
@@ -131,12 +123,10 @@ pub struct Namespace {
 /// What a collection's name stands for now; the name is the key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, BorrowDecode)]
 pub struct CollectionEntry {
-    /// Its incarnation, under which its descriptors are found.
+    /// Its incarnation, under which its descriptors and counts are found.
     pub incarnation: u64,
-    /// The layer of its newest descriptor, repeated here so that a read need not seek for it.
+    /// The layer of its newest descriptor, repeated here so that a write need not seek for it.
     pub layer: u64,
-    /// The layer reads through no other and holds no range tombstone: one row answers a read.
-    pub plain: bool,
 }
 
 /// A collection from one index on; incarnation and index are the key.
@@ -146,70 +136,14 @@ pub struct Descriptor {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// The layer it writes to, and whose row names the layers it reads through.
+    /// The layer it writes to.
     pub layer: u64,
-    /// Index of its creation.
-    pub created_index: u64,
+    /// Layers it reads through where its own has nothing, nearest first; empty unless it is a clone.
+    pub below: Vec<LayerBelow>,
     /// Commit time of its creation.
     pub created_unix_ms: u64,
     /// Dropped at this version's index: there is nothing to read from here on.
     pub dropped: bool,
-    /// What it was cloned from.
-    pub origin: Option<Origin>,
-}
-
-/// What the owner of a collection chose.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, BorrowDecode)]
-pub struct Settings {
-    /// How long superseded versions are kept, ms.
-    pub history_ms: u64,
-    /// Largest value, bytes.
-    pub value_bytes_max: u64,
-    /// Name of the schema its values follow, for readers; may be empty.
-    pub schema_label: String,
-    /// MIME type of records stored without one; may be empty.
-    pub content_type: String,
-}
-
-/// What a clone was made of; never changes.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, BorrowDecode)]
-pub struct Origin {
-    /// Namespace of the source at that time.
-    pub namespace: String,
-    /// Name of the source at that time.
-    pub name: String,
-    /// Incarnation of the source.
-    pub incarnation: u64,
-    /// The source's content at this index is what the clone began with.
-    pub index: u64,
-    /// Commit time of that index.
-    pub time_unix_ms: u64,
-}
-
-/// Where the records of a collection live; its id is the key. A collection that is truncated goes
-/// on in a new one.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, BorrowDecode)]
-pub struct Layer {
-    /// The collection that writes, or wrote, to it.
-    pub incarnation: u64,
-    /// Layers read through where this one has nothing, nearest first.
-    pub below: Vec<LayerBelow>,
-    /// From this index on nothing is written to it: its collection was dropped or truncated.
-    pub closed_at: Option<u64>,
-    /// What the collection's owner chose.
-    pub settings: Settings,
-    /// What the collection held when the layer was last written to.
-    pub counts: Counts,
-    /// What the layer itself holds.
-    pub stored: LayerStored,
-    /// Versions are collected up to here: a read below it needs a hold at exactly its index.
-    pub floor: u64,
-    /// Commit time of the floor.
-    pub floor_unix_ms: u64,
-    /// Commit time at which the last pass began; 0: there was none.
-    pub passed_unix_ms: u64,
-    /// The collection of garbage under way.
-    pub pass: Option<Pass>,
 }
 
 /// A layer that a clone reads through.
@@ -219,95 +153,15 @@ pub struct LayerBelow {
     pub layer: u64,
     /// Versions above this index are not seen through it.
     pub ceiling: u64,
-    /// What is added to the expiry of its records: the clone's records live as long from its
-    /// creation on as the source's did from the ceiling on.
-    pub shift_ms: u64,
-    /// It holds range tombstones.
-    pub ranges: bool,
 }
 
 /// What a collection holds now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, BorrowDecode)]
 pub struct Counts {
-    /// Records: keys whose newest version is a value, expired or not.
+    /// Live records.
     pub records: u64,
     /// Bytes of their keys and values.
     pub bytes: u64,
-    /// False once a range was deleted, or if a clone began at an earlier index: nobody counted.
-    pub inexact: bool,
-}
-
-/// What a layer itself holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, BorrowDecode)]
-pub struct LayerStored {
-    /// Versions of records.
-    pub versions: u64,
-    /// Bytes of their keys and values.
-    pub bytes: u64,
-    /// Range tombstones.
-    pub ranges: u64,
-    /// Index of the first write to it; 0: none yet.
-    pub first_write: u64,
-    /// Versions that something newer made superfluous, and tombstones: what a pass may find, about.
-    pub superseded: u64,
-    /// Of them those that the last pass kept because of a hold; counted again once one is released.
-    pub held_back: u64,
-    /// Earliest expiry of its records; 0: none expires.
-    pub next_expiry_unix_ms: u64,
-}
-
-/// A collection of garbage under way in a layer.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, BorrowDecode)]
-pub struct Pass {
-    /// Index of the entry that began it.
-    pub began_at: u64,
-    /// The lowest hold when it began; no lower one can come.
-    pub lowest_hold: u64,
-    /// First user key that it has not dealt with.
-    pub next_key: Vec<u8>,
-    /// The layer is dead: everything goes.
-    pub everything: bool,
-    /// Earliest expiry of what it kept so far; 0: none.
-    pub next_expiry_unix_ms: u64,
-    /// Superfluous versions it kept so far because the floor has not passed them.
-    pub kept: u64,
-    /// Superfluous versions it kept so far because of a hold.
-    pub held_back: u64,
-}
-
-/// Keeps a layer readable at an index; the layer, the index and the owner are the key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, BorrowDecode)]
-pub struct Hold {
-    /// Commit time of the index.
-    pub time_unix_ms: u64,
-}
-
-/// A named moment of a collection; its incarnation and name are the key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, BorrowDecode)]
-pub struct Tag {
-    /// The index.
-    pub index: u64,
-    /// Commit time of the index.
-    pub time_unix_ms: u64,
-    /// The layer that the collection wrote to at that index.
-    pub layer: u64,
-}
-
-/// A moment of a collection kept readable for a client; its id is the key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, BorrowDecode)]
-pub struct Lease {
-    /// The collection.
-    pub incarnation: u64,
-    /// The index.
-    pub index: u64,
-    /// The layer that the collection wrote to at that index.
-    pub layer: u64,
-    /// Commit time from which it counts for nothing, unless renewed.
-    pub expires_unix_ms: u64,
-    /// It is broken once the layer has grown by so many bytes since.
-    pub bytes_max: u64,
-    /// Bytes of the layer when it was opened.
-    pub bytes_then: u64,
 }
 
 /// An enrolled node; its id is the key.
@@ -408,31 +262,6 @@ pub enum Outcome {
         /// Its hint.
         hint: String,
     },
-    /// `Reply::Collections`.
-    Collections {
-        /// How many.
-        count: u64,
-        /// The index.
-        index: u64,
-    },
-    /// `Reply::Moment`.
-    Moment {
-        /// The lease.
-        lease: u64,
-        /// The index.
-        index: u64,
-        /// Its commit time.
-        time_unix_ms: u64,
-    },
-    /// `Reply::Purged`.
-    Purged {
-        /// Rows.
-        rows: u64,
-        /// Their bytes.
-        bytes: u64,
-        /// The pass is over.
-        done: bool,
-    },
 }
 
 /// One version of one record; layer, key and index are the key.
@@ -451,25 +280,13 @@ pub enum Record<'a> {
     },
 }
 
-/// A range tombstone; layer, start and index are the key.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, BorrowDecode)]
-pub struct RangeEnd {
-    /// Key after the last one deleted; None: all keys from the start on.
-    pub key: Option<Vec<u8>>,
-}
-
 /// What a write did; layer, index and user key are the key.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, BorrowDecode)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, BorrowDecode)]
 pub enum Change {
     /// Stored a value.
     Put,
     /// Wrote a tombstone.
     Delete,
-    /// Deleted a range that begins at the key.
-    DeleteRange {
-        /// Key after the last one; None: to the end.
-        end: Option<Vec<u8>>,
-    },
 }
 
 impl From<&types::ConfState> for ConfState {
@@ -549,15 +366,6 @@ impl From<&Result<Reply, Failure>> for Outcome {
                     created_unix_ms: *created_unix_ms,
                 }
             }
-            Ok(Reply::Collections { count, index }) => {
-                Outcome::Collections { count: *count, index: *index }
-            }
-            Ok(Reply::Moment { lease, index, time_unix_ms }) => {
-                Outcome::Moment { lease: *lease, index: *index, time_unix_ms: *time_unix_ms }
-            }
-            Ok(Reply::Purged { rows, bytes, done }) => {
-                Outcome::Purged { rows: *rows, bytes: *bytes, done: *done }
-            }
             Err(failure) => Outcome::Failed {
                 code: failure.code.as_str().to_owned(),
                 retry: match failure.retry {
@@ -585,11 +393,6 @@ impl Outcome {
             Outcome::CollectionCreated { incarnation, created_unix_ms } => {
                 Reply::CollectionCreated { incarnation, created_unix_ms }
             }
-            Outcome::Collections { count, index } => Reply::Collections { count, index },
-            Outcome::Moment { lease, index, time_unix_ms } => {
-                Reply::Moment { lease, index, time_unix_ms }
-            }
-            Outcome::Purged { rows, bytes, done } => Reply::Purged { rows, bytes, done },
             Outcome::Failed { code, retry, message, hint } => {
                 let code =
                     Code::parse(&code).ok_or_else(|| DecodeError::unknown("failure code", code))?;

@@ -352,7 +352,7 @@ mod tests {
     use super::*;
 
     fn found(key: Vec<u8>, value: Vec<u8>, version: u64) -> Record {
-        Record { key: key.into(), value: value.into(), version, ..Record::default() }
+        Record { key: key.into(), value: value.into(), version, content_type: String::new() }
     }
 
     /// A ledger in which writer 0 has two records and a register at 8.

@@ -8,13 +8,11 @@ use bytes::Bytes;
 use super::error::DecodeError;
 use super::internal::v1 as wire;
 use super::membership::{node_id, required_addresses};
-use super::moments::{dependants_from, dependants_to, moment_from, moment_to};
 use super::v1;
 use crate::limits::BATCH_WRITES_MAX;
 use crate::types::{
-    Action, CloneCollection, Code, CollectionName, Command, Condition, CreateTag, DeleteRange,
-    Digest, Expiry, Failure, Name, NodeId, OpenLease, Purge, Request, SessionSequence, SnapshotId,
-    Trim, Write, WriteBatch,
+    Action, Code, CollectionName, Command, Condition, Digest, Failure, Name, NodeId, Request,
+    SessionSequence, SnapshotId, Write, WriteBatch,
 };
 
 impl From<&CollectionName> for v1::CollectionName {
@@ -84,87 +82,11 @@ impl From<&Command> for wire::request::Command {
             Command::DropNamespace(name) => {
                 To::DropNamespace(wire::DropNamespace { name: name.as_str().to_owned() })
             }
-            Command::CreateCollection { name, settings } => {
-                To::CreateCollection(wire::CreateCollection {
-                    collection: Some(name.into()),
-                    settings: Some(settings.into()),
-                })
+            Command::CreateCollection(name) => {
+                To::CreateCollection(wire::CreateCollection { collection: Some(name.into()) })
             }
-            Command::ConfigureCollection { name, settings } => {
-                To::ConfigureCollection(wire::ConfigureCollection {
-                    collection: Some(name.into()),
-                    settings: Some(settings.into()),
-                })
-            }
-            Command::RenameCollection { from, to } => {
-                To::RenameCollection(wire::RenameCollection {
-                    from: Some(from.into()),
-                    to: Some(to.into()),
-                })
-            }
-            Command::DropCollection { name, dependants } => {
-                To::DropCollection(wire::DropCollection {
-                    collection: Some(name.into()),
-                    dependants: dependants_to(*dependants) as i32,
-                })
-            }
-            Command::UndropCollection { name, incarnation } => {
-                To::UndropCollection(wire::UndropCollection {
-                    collection: Some(name.into()),
-                    incarnation: incarnation.unwrap_or(0),
-                })
-            }
-            Command::TruncateCollection(name) => {
-                To::TruncateCollection(wire::TruncateCollection { collection: Some(name.into()) })
-            }
-            Command::CloneCollection(clone) => To::CloneCollection(wire::CloneCollection {
-                source: Some((&clone.source).into()),
-                moment: moment_to(&clone.moment),
-                target: Some((&clone.target).into()),
-                settings: Some((&clone.settings).into()),
-            }),
-            Command::CloneNamespace { source, target, moment } => {
-                To::CloneNamespace(wire::CloneNamespace {
-                    source: source.as_str().to_owned(),
-                    target: target.as_str().to_owned(),
-                    moment: moment_to(moment),
-                })
-            }
-            Command::DeleteRange(range) => To::DeleteRange(wire::DeleteRange {
-                collection: Some((&range.collection).into()),
-                start: range.start.clone(),
-                end: range.end.clone(),
-            }),
-            Command::CreateTag(tag) => To::CreateTag(wire::CreateTag {
-                collection: Some((&tag.collection).into()),
-                tag: tag.tag.as_str().to_owned(),
-                moment: moment_to(&tag.moment),
-            }),
-            Command::DropTag { collection, tag } => To::DropTag(wire::DropTag {
-                collection: Some(collection.into()),
-                tag: tag.as_str().to_owned(),
-            }),
-            Command::OpenLease(lease) => To::OpenLease(wire::OpenLease {
-                collection: Some((&lease.collection).into()),
-                moment: moment_to(&lease.moment),
-                ttl_ms: lease.ttl_ms,
-                bytes_max: lease.bytes_max,
-            }),
-            Command::RenewLease { lease, ttl_ms } => {
-                To::RenewLease(wire::RenewLease { lease: *lease, ttl_ms: *ttl_ms })
-            }
-            Command::CloseLease(lease) => To::CloseLease(wire::CloseLease { lease: *lease }),
-            Command::Purge(purge) => To::Purge(wire::Purge {
-                layer: purge.layer,
-                from: purge.from.clone(),
-                to: purge.to.clone(),
-                to_above: purge.to_above,
-            }),
-            Command::Trim(Trim::Changes { layer, to }) => {
-                To::TrimChanges(wire::TrimChanges { layer: *layer, to: *to })
-            }
-            Command::Trim(Trim::Times { to_unix_ms }) => {
-                To::TrimTimes(wire::TrimTimes { to_unix_ms: *to_unix_ms })
+            Command::DropCollection(name) => {
+                To::DropCollection(wire::DropCollection { collection: Some(name.into()) })
             }
             Command::Write(batch) => To::Write(batch.into()),
             Command::OpenSession => To::OpenSession(wire::OpenSession {}),
@@ -213,67 +135,8 @@ impl TryFrom<wire::request::Command> for Command {
         Ok(match message {
             From::CreateNamespace(it) => Command::CreateNamespace(namespace(&it.name)?),
             From::DropNamespace(it) => Command::DropNamespace(namespace(&it.name)?),
-            From::CreateCollection(it) => Command::CreateCollection {
-                name: collection(it.collection)?,
-                settings: it.settings.unwrap_or_default().into(),
-            },
-            From::ConfigureCollection(it) => Command::ConfigureCollection {
-                name: collection(it.collection)?,
-                settings: it.settings.unwrap_or_default().into(),
-            },
-            From::RenameCollection(it) => {
-                Command::RenameCollection { from: collection(it.from)?, to: collection(it.to)? }
-            }
-            From::DropCollection(it) => Command::DropCollection {
-                name: collection(it.collection)?,
-                dependants: dependants_from(it.dependants)?,
-            },
-            From::UndropCollection(it) => Command::UndropCollection {
-                name: collection(it.collection)?,
-                incarnation: (it.incarnation > 0).then_some(it.incarnation),
-            },
-            From::TruncateCollection(it) => Command::TruncateCollection(collection(it.collection)?),
-            From::CloneCollection(it) => Command::CloneCollection(CloneCollection {
-                source: collection(it.source)?,
-                moment: moment_from(it.moment)?,
-                target: collection(it.target)?,
-                settings: it.settings.unwrap_or_default().into(),
-            }),
-            From::CloneNamespace(it) => Command::CloneNamespace {
-                source: namespace(&it.source)?,
-                target: namespace(&it.target)?,
-                moment: moment_from(it.moment)?,
-            },
-            From::DeleteRange(it) => Command::DeleteRange(DeleteRange {
-                collection: collection(it.collection)?,
-                start: it.start,
-                end: it.end,
-            }),
-            From::CreateTag(it) => Command::CreateTag(CreateTag {
-                collection: collection(it.collection)?,
-                tag: Name::parse("tag", &it.tag)?,
-                moment: moment_from(it.moment)?,
-            }),
-            From::DropTag(it) => Command::DropTag {
-                collection: collection(it.collection)?,
-                tag: Name::parse("tag", &it.tag)?,
-            },
-            From::OpenLease(it) => Command::OpenLease(OpenLease {
-                collection: collection(it.collection)?,
-                moment: moment_from(it.moment)?,
-                ttl_ms: it.ttl_ms,
-                bytes_max: it.bytes_max,
-            }),
-            From::RenewLease(it) => Command::RenewLease { lease: it.lease, ttl_ms: it.ttl_ms },
-            From::CloseLease(it) => Command::CloseLease(it.lease),
-            From::Purge(it) => Command::Purge(Purge {
-                layer: it.layer,
-                from: it.from,
-                to: it.to,
-                to_above: it.to_above,
-            }),
-            From::TrimChanges(it) => Command::Trim(Trim::Changes { layer: it.layer, to: it.to }),
-            From::TrimTimes(it) => Command::Trim(Trim::Times { to_unix_ms: it.to_unix_ms }),
+            From::CreateCollection(it) => Command::CreateCollection(collection(it.collection)?),
+            From::DropCollection(it) => Command::DropCollection(collection(it.collection)?),
             From::Write(batch) => Command::Write(batch.try_into()?),
             From::OpenSession(wire::OpenSession {}) => Command::OpenSession,
             From::CreateToken(it) => Command::CreateToken {
@@ -336,10 +199,9 @@ impl From<&Write> for wire::WriteOp {
             Condition::Version(version) => (ConditionKind::Version, version),
         };
         let (action, value, content_type) = match &write.action {
-            Action::Put { value, content_type, .. } => {
+            Action::Put { value, content_type } => {
                 (ActionKind::Put, value.clone(), content_type.clone())
             }
-            Action::Patch { patch } => (ActionKind::Patch, patch.clone(), String::new()),
             Action::Delete => (ActionKind::Delete, Bytes::new(), String::new()),
             Action::Check => (ActionKind::Check, Bytes::new(), String::new()),
         };
@@ -351,14 +213,6 @@ impl From<&Write> for wire::WriteOp {
             action: action as i32,
             value,
             content_type,
-            expires_after_ms: match write.action {
-                Action::Put { expiry: Expiry::AfterMs(ms), .. } => Some(ms),
-                _ => None,
-            },
-            expires_at_unix_ms: match write.action {
-                Action::Put { expiry: Expiry::AtUnixMs(time), .. } => Some(time),
-                _ => None,
-            },
         }
     }
 }
@@ -375,19 +229,9 @@ impl TryFrom<wire::WriteOp> for Write {
             Err(_) => return Err(DecodeError::unknown("condition kind", message.condition)),
         };
         let action = match ActionKind::try_from(message.action) {
-            Ok(ActionKind::Put) => Action::Put {
-                value: message.value,
-                content_type: message.content_type,
-                expiry: match (message.expires_after_ms, message.expires_at_unix_ms) {
-                    (None, None) => Expiry::Never,
-                    (Some(ms), None) => Expiry::AfterMs(ms),
-                    (None, Some(time)) => Expiry::AtUnixMs(time),
-                    (Some(_), Some(_)) => {
-                        return Err(DecodeError::refused("a write has two expiries"));
-                    }
-                },
-            },
-            Ok(ActionKind::Patch) => Action::Patch { patch: message.value },
+            Ok(ActionKind::Put) => {
+                Action::Put { value: message.value, content_type: message.content_type }
+            }
             Ok(ActionKind::Delete) => Action::Delete,
             Ok(ActionKind::Check) => Action::Check,
             Err(_) => return Err(DecodeError::unknown("action kind", message.action)),

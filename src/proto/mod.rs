@@ -6,7 +6,6 @@ mod error;
 mod failure;
 pub mod fields;
 mod membership;
-mod moments;
 pub mod public;
 mod reply;
 pub mod status;

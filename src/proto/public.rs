@@ -7,12 +7,11 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-pub use super::moments::{dependants_from, dependants_to, moment_from, moment_to};
 use super::v1;
 use crate::limits;
 use crate::types::{
-    Action, Addresses, Code, CollectionName, Condition, Consistency, Expiry, Failure, Record,
-    ScanOptions, ScanPage, ScanShow, SessionSequence, Write, WriteBatch,
+    Action, Addresses, Code, CollectionName, Condition, Consistency, Failure, Record, ScanOptions,
+    ScanPage, SessionSequence, Write, WriteBatch,
 };
 
 fn invalid(message: impl Into<String>) -> Failure {
@@ -92,49 +91,8 @@ pub fn key_from(key: Bytes) -> Result<Bytes, Failure> {
     Ok(key)
 }
 
-/// Checks the number and the lengths of the keys of one request.
-pub fn keys_from(keys: Vec<Bytes>) -> Result<Vec<Bytes>, Failure> {
-    if keys.is_empty() {
-        return Err(invalid("the request names no keys"));
-    }
-    if keys.len() > limits::SCAN_PAGE_RECORDS_MAX {
-        let (count, limit) = (keys.len(), limits::SCAN_PAGE_RECORDS_MAX);
-        return Err(batch_too_large(format!("{count} keys are asked for, the limit is {limit}")));
-    }
-    keys.into_iter().map(key_from).collect()
-}
-
-/// When a value counts as deleted; a missing message means never.
-pub fn expiry_from(message: Option<v1::Expiry>) -> Expiry {
-    match message.and_then(|message| message.kind) {
-        None => Expiry::Never,
-        Some(v1::expiry::Kind::AfterMs(ms)) => Expiry::AfterMs(ms),
-        Some(v1::expiry::Kind::AtUnixMs(time)) => Expiry::AtUnixMs(time),
-    }
-}
-
-/// The message for an expiry.
-pub fn expiry_to(expiry: Expiry) -> Option<v1::Expiry> {
-    let kind = match expiry {
-        Expiry::Never => return None,
-        Expiry::AfterMs(ms) => v1::expiry::Kind::AfterMs(ms),
-        Expiry::AtUnixMs(time) => v1::expiry::Kind::AtUnixMs(time),
-    };
-    Some(v1::Expiry { kind: Some(kind) })
-}
-
-/// Checks the length of a patch.
-pub fn patch_from(patch: Bytes) -> Result<Action, Failure> {
-    if patch.len() > limits::VALUE_BYTES_MAX {
-        let (bytes, limit) = (patch.len(), limits::VALUE_BYTES_MAX);
-        let message = format!("the patch has {bytes} bytes, the limit is {limit}");
-        return Err(Failure::new(Code::ValueTooLarge, message));
-    }
-    Ok(Action::Patch { patch })
-}
-
 /// Checks the lengths of a value and its content type.
-pub fn put_from(value: Bytes, content_type: String, expiry: Expiry) -> Result<Action, Failure> {
+pub fn put_from(value: Bytes, content_type: String) -> Result<Action, Failure> {
     if value.len() > limits::VALUE_BYTES_MAX {
         return Err(Failure::new(
             Code::ValueTooLarge,
@@ -153,7 +111,7 @@ pub fn put_from(value: Bytes, content_type: String, expiry: Expiry) -> Result<Ac
             limits::CONTENT_TYPE_BYTES_MAX
         )));
     }
-    Ok(Action::Put { value, content_type, expiry })
+    Ok(Action::Put { value, content_type })
 }
 
 /// What must hold before a write; a missing message means anything.
@@ -181,16 +139,11 @@ pub fn condition_to(condition: Condition) -> Option<v1::Condition> {
 /// Validates one write of a batch.
 fn write_from(message: v1::Write) -> Result<Write, Failure> {
     let action = match message.action {
-        Some(v1::write::Action::Put(put)) => {
-            put_from(put.value, put.content_type, expiry_from(put.expiry))?
-        }
-        Some(v1::write::Action::Patch(patch)) => patch_from(patch.patch)?,
+        Some(v1::write::Action::Put(put)) => put_from(put.value, put.content_type)?,
         Some(v1::write::Action::Delete(_)) => Action::Delete,
         Some(v1::write::Action::Check(_)) => Action::Check,
         None => {
-            return Err(
-                invalid("a write has no action").hint("set one of put, patch, delete and check")
-            );
+            return Err(invalid("a write has no action").hint("set one of put, delete and check"));
         }
     };
     Ok(Write {
@@ -204,11 +157,9 @@ fn write_from(message: v1::Write) -> Result<Write, Failure> {
 /// The message for one write of a batch.
 pub fn write_to(write: Write) -> v1::Write {
     let action = match write.action {
-        Action::Put { value, content_type, expiry } => {
-            let expiry = expiry_to(expiry);
-            v1::write::Action::Put(v1::PutAction { value, content_type, expiry })
+        Action::Put { value, content_type } => {
+            v1::write::Action::Put(v1::PutAction { value, content_type })
         }
-        Action::Patch { patch } => v1::write::Action::Patch(v1::PatchAction { patch }),
         Action::Delete => v1::write::Action::Delete(v1::DeleteAction {}),
         Action::Check => v1::write::Action::Check(v1::CheckAction {}),
     };
@@ -254,15 +205,14 @@ pub fn batch_from(writes: Vec<v1::Write>) -> Result<WriteBatch, Failure> {
 }
 
 fn batch_too_large(message: String) -> Failure {
-    Failure::new(Code::BatchTooLarge, message).hint("send several smaller ones")
+    Failure::new(Code::BatchTooLarge, message).hint("send several smaller batches")
 }
 
 /// Bytes of one write that count towards the limit of its batch.
 fn write_bytes(write: &Write) -> usize {
     let named = write.collection.namespace.as_str().len() + write.collection.name.as_str().len();
     let stored = match &write.action {
-        Action::Put { value, content_type, .. } => value.len() + content_type.len(),
-        Action::Patch { patch } => patch.len(),
+        Action::Put { value, content_type } => value.len() + content_type.len(),
         Action::Delete | Action::Check => 0,
     };
     named + write.key.len() + stored
@@ -321,13 +271,7 @@ pub fn scan_from(message: v1::ScanRequest) -> Result<ScanOptions, Failure> {
         end: message.end,
         limit: message.limit,
         cursor: message.cursor,
-        show: match (message.count_only, message.keys_only) {
-            (true, _) => ScanShow::Count,
-            (false, true) => ScanShow::Keys,
-            (false, false) => ScanShow::Records,
-        },
-        moment: moment_from(message.moment)?,
-        reverse: message.reverse,
+        keys_only: message.keys_only,
     })
 }
 
@@ -344,11 +288,8 @@ pub fn scan_to(
         end: options.end.clone(),
         limit: options.limit,
         cursor: options.cursor.clone(),
-        keys_only: options.show == ScanShow::Keys,
+        keys_only: options.keys_only,
         consistency: Some(consistency_to(consistency)),
-        reverse: options.reverse,
-        count_only: options.show == ScanShow::Count,
-        moment: moment_to(&options.moment),
     }
 }
 
@@ -359,7 +300,6 @@ pub fn record_to(record: Record) -> v1::Record {
         value: record.value,
         version: record.version,
         content_type: record.content_type,
-        expires_unix_ms: record.expires_unix_ms,
     }
 }
 
@@ -370,7 +310,6 @@ pub fn record_from(message: v1::Record) -> Record {
         value: message.value,
         version: message.version,
         content_type: message.content_type,
-        expires_unix_ms: message.expires_unix_ms,
     }
 }
 
@@ -380,8 +319,6 @@ pub fn page_to(page: ScanPage) -> v1::ScanResponse {
         records: page.records.into_iter().map(record_to).collect(),
         cursor: page.cursor,
         index: page.index,
-        count: page.count,
-        count_bytes: page.count_bytes,
     }
 }
 
@@ -391,8 +328,6 @@ pub fn page_from(message: v1::ScanResponse) -> ScanPage {
         records: message.records.into_iter().map(record_from).collect(),
         cursor: message.cursor,
         index: message.index,
-        count: message.count,
-        count_bytes: message.count_bytes,
     }
 }
 

@@ -21,18 +21,6 @@ impl From<&Reply> for wire::Reply {
                     created_unix_ms: *created_unix_ms,
                 })
             }
-            Reply::Collections { count, index } => {
-                let (count, index) = (*count, *index);
-                wire::reply::Body::CollectionsChanged(wire::CollectionsChanged { count, index })
-            }
-            Reply::Moment { lease, index, time_unix_ms } => {
-                let (lease, index, time_unix_ms) = (*lease, *index, *time_unix_ms);
-                wire::reply::Body::MomentKept(wire::MomentKept { lease, index, time_unix_ms })
-            }
-            Reply::Purged { rows, bytes, done } => {
-                let (rows, bytes, done) = (*rows, *bytes, *done);
-                wire::reply::Body::Purged(wire::Purged { rows, bytes, done })
-            }
         };
         wire::Reply { body: Some(body) }
     }
@@ -57,17 +45,6 @@ impl TryFrom<wire::Reply> for Reply {
                 incarnation: created.incarnation,
                 created_unix_ms: created.created_unix_ms,
             }),
-            Some(wire::reply::Body::CollectionsChanged(it)) => {
-                Ok(Reply::Collections { count: it.count, index: it.index })
-            }
-            Some(wire::reply::Body::MomentKept(it)) => Ok(Reply::Moment {
-                lease: it.lease,
-                index: it.index,
-                time_unix_ms: it.time_unix_ms,
-            }),
-            Some(wire::reply::Body::Purged(it)) => {
-                Ok(Reply::Purged { rows: it.rows, bytes: it.bytes, done: it.done })
-            }
         }
     }
 }

@@ -70,22 +70,16 @@ fn grpc_code(code: Code) -> tonic::Code {
         | Code::ValueTooLarge
         | Code::BatchTooLarge
         | Code::DuplicateKey
-        | Code::NotJson
         | Code::CursorInvalid => tonic::Code::InvalidArgument,
         Code::NamespaceNotFound
         | Code::CollectionNotFound
         | Code::RecordNotFound
-        | Code::TagNotFound
         | Code::NodeNotFound
         | Code::SnapshotNotFound
         | Code::TransferNotFound => tonic::Code::NotFound,
         Code::AlreadyExists => tonic::Code::AlreadyExists,
         Code::NamespaceNotEmpty
         | Code::ConditionFailed
-        | Code::DepthExceeded
-        | Code::HasDependants
-        | Code::LeaseExpired
-        | Code::BelowFloor
         | Code::SessionExpired
         | Code::SequenceStale
         | Code::WrongCluster

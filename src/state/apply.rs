@@ -83,7 +83,8 @@ impl Execution<'_> {
 
     /// The row under `key`, as the entries before this one left it.
     pub(super) fn find<T: OwnedRow>(&self, key: &Key) -> Result<Option<T>, StateError> {
-        rows::find(&self.transaction, key)
+        let bytes = self.transaction.get(key)?;
+        bytes.map(|bytes| rows::decode(key, &bytes)).transpose()
     }
 
     /// Takes the entry's time and its request, decoded and as it was; None if it only carries the
@@ -136,28 +137,8 @@ impl Execution<'_> {
         match command {
             Command::CreateNamespace(name) => self.create_namespace(name),
             Command::DropNamespace(name) => self.drop_namespace(name),
-            Command::CreateCollection { name, settings } => self.create_collection(name, settings),
-            Command::ConfigureCollection { name, settings } => {
-                self.configure_collection(name, settings)
-            }
-            Command::RenameCollection { from, to } => self.rename_collection(from, to),
-            Command::DropCollection { name, dependants } => self.drop_collection(name, *dependants),
-            Command::UndropCollection { name, incarnation } => {
-                self.undrop_collection(name, *incarnation)
-            }
-            Command::TruncateCollection(name) => self.truncate_collection(name),
-            Command::CloneCollection(clone) => self.clone_collection(clone),
-            Command::CloneNamespace { source, target, moment } => {
-                self.clone_namespace(source, target, moment)
-            }
-            Command::DeleteRange(range) => self.delete_range(range),
-            Command::CreateTag(tag) => self.create_tag(tag),
-            Command::DropTag { collection, tag } => self.drop_tag(collection, tag),
-            Command::OpenLease(lease) => self.open_lease(lease),
-            Command::RenewLease { lease, ttl_ms } => self.renew_lease(*lease, *ttl_ms),
-            Command::CloseLease(lease) => self.close_lease(*lease),
-            Command::Purge(purge) => self.purge(purge),
-            Command::Trim(trim) => self.trim(trim),
+            Command::CreateCollection(name) => self.create_collection(name),
+            Command::DropCollection(name) => self.drop_collection(name),
             Command::Write(batch) => self.write(batch),
             Command::OpenSession => Ok(self.open_session()?),
             Command::CreateToken { secret_hash, expires_unix_ms, learner } => {

@@ -2,7 +2,7 @@
 //! flushes, compactions and file layouts were.
 //!
 //! It covers all rows of the meta family, and the records of every collection that are visible at
-//! the applied index: a clone's as it shows them, whatever layers they lie in. The meta rows are taken as stored, since their format changes only by log
+//! the applied index. The meta rows are taken as stored, since their format changes only by log
 //! entries; of a session's remembered refusal, though, the wording is left out, because two
 //! releases may word it differently. Versions that nobody can see, rows of dropped collections,
 //! and the families `changes` and `times` are not covered.
@@ -16,13 +16,13 @@ use crate::limits::KIB;
 use crate::types::{Digest, Index};
 
 use super::error::StateError;
-use super::key::{Key, Kind};
+use super::key::{Key, Kind, after_prefix, layer_prefix, user_key};
+use super::read::{descriptor_at, own_layer};
 use super::rows;
-use super::sight::{Sight, layer_row};
-use super::walk::{Effort, Keys, Settled, Walk};
+use super::scan::{Effort, Settled, VisibleRecord, Walk};
 
 /// Begins every digest; another way to compute it gets another name.
-const DOMAIN: &[u8] = b"ratoon content digest 2";
+const DOMAIN: &[u8] = b"ratoon content digest 1";
 /// Small pieces are gathered up to this size, because BLAKE3 is several times faster on long input.
 const GATHER_BYTES: usize = 64 * KIB;
 
@@ -41,7 +41,7 @@ pub struct ContentDigest {
 
 /// A content digest being computed.
 pub struct DigestRun {
-    applied: stored::Applied,
+    index: Index,
     hasher: Gatherer,
     place: Place,
     records: u64,
@@ -58,10 +58,10 @@ enum Place {
     Collections(Vec<u8>),
     /// Inside a collection.
     Records {
-        /// What it shows.
-        sight: Sight,
-        /// Keys that are left.
-        keys: Keys,
+        /// First records row to look at.
+        row: Vec<u8>,
+        /// First row after the collection's layer.
+        end: Vec<u8>,
         /// Key of the first collection after this one.
         next: Vec<u8>,
     },
@@ -86,7 +86,7 @@ impl DigestRun {
         let mut hasher = Gatherer::default();
         hasher.frame(DOMAIN);
         Ok(DigestRun {
-            applied,
+            index: applied.index,
             hasher,
             place: Place::Meta(Vec::new()),
             records: 0,
@@ -106,8 +106,8 @@ impl DigestRun {
             self.place = match std::mem::replace(&mut self.place, Place::Done) {
                 Place::Meta(from) => self.read_meta(view, &from, stop_at)?,
                 Place::Collections(from) => self.next_collection(view, from)?,
-                Place::Records { sight, keys, next } => {
-                    self.read_records(view, sight, keys, next, stop_at)?
+                Place::Records { row, end, next } => {
+                    self.read_records(view, row, end, next, stop_at)?
                 }
                 Place::Done => return Ok(Some(self.finish())),
             };
@@ -152,45 +152,47 @@ impl DigestRun {
         let Some((key, entry)) = rows::first::<CollectionEntry>(view, &kind)? else {
             return Ok(Place::Done);
         };
-        let stored::Applied { index, time_unix_ms, .. } = self.applied;
-        let layer = layer_row(view, entry.layer)?;
-        let sight = Sight::through(entry.layer, &layer, index, time_unix_ms);
+        let incarnation = entry.incarnation;
+        let descriptor = descriptor_at(view, incarnation, self.index)?.ok_or_else(|| {
+            StateError::corrupt(format!("incarnation {incarnation} has no descriptor"))
+        })?;
+        let layer = own_layer(&descriptor, self.index)?;
         let mut next = key.encode();
         self.read_bytes += next.len() as u64;
         self.hasher.frame(&next);
         // The least key above this one.
         next.push(0);
-        Ok(Place::Records { sight, keys: Keys::default(), next })
+        let row = layer_prefix(layer).to_vec();
+        Ok(Place::Records { end: after_prefix(&row), row, next })
     }
 
     fn read_records(
         &mut self,
         view: &dyn View,
-        sight: Sight,
-        mut keys: Keys,
+        row: Vec<u8>,
+        end: Vec<u8>,
         next: Vec<u8>,
         stop_at: u64,
     ) -> Result<Place, StateError> {
         let effort = Effort { rows: usize::MAX, bytes: stop_at - self.read_bytes };
-        let mut walk = Walk::new(view, &sight, &keys, false, effort)?;
+        let mut walk = Walk::new(view.cursor(Family::Records), self.index, effort);
+        walk.cursor.seek(&row);
         let place = loop {
-            match walk.settle()? {
+            match walk.settle(&end)? {
                 Settled::End => break Place::Collections(next),
                 Settled::Paused => {
-                    keys.start = walk.place()?;
-                    break Place::Records { sight, keys, next };
+                    break Place::Records { row: walk.row()?.to_vec(), end, next };
                 }
                 Settled::Visible => {}
             }
-            let record = walk.visible()?;
-            let key = record.key()?;
+            let VisibleRecord { row, version, content_type, value } = walk.visible()?;
+            let key = user_key(row)?;
             self.hasher.frame(&key);
-            self.hasher.add(&record.version.to_le_bytes());
-            self.hasher.add(&record.expires_unix_ms.unwrap_or(0).to_le_bytes());
-            self.hasher.frame(record.content_type.as_bytes());
-            self.hasher.frame(record.value);
+            self.hasher.add(&version.to_le_bytes());
+            self.hasher.frame(content_type.as_bytes());
+            self.hasher.frame(value);
             self.records += 1;
-            self.bytes += (key.len() + record.value.len()) as u64;
+            self.bytes += (key.len() + value.len()) as u64;
             walk.leave()?;
         };
         self.read_bytes += walk.spent.bytes;
@@ -199,7 +201,7 @@ impl DigestRun {
 
     fn finish(&mut self) -> ContentDigest {
         ContentDigest {
-            index: self.applied.index,
+            index: self.index,
             digest: self.hasher.finish(),
             records: self.records,
             bytes: self.bytes,

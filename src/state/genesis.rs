@@ -63,8 +63,6 @@ pub fn genesis(genesis: &Genesis) -> Batch {
             next_node: node.id.0 + 1,
             namespaces: 1,
             collections: 0,
-            next_layer: 1,
-            leases: 0,
             sessions: 0,
         }),
     );

@@ -35,11 +35,7 @@ const COUNTERS: u8 = 0x04;
 const NAMESPACE: u8 = 0x10;
 const COLLECTION: u8 = 0x11;
 const DESCRIPTOR: u8 = 0x12;
-const LAYER: u8 = 0x13;
-const DROPPED: u8 = 0x14;
-const HOLD: u8 = 0x15;
-const TAG: u8 = 0x16;
-const LEASE: u8 = 0x17;
+const COUNTS: u8 = 0x13;
 const NODE: u8 = 0x20;
 const REMOVED_NODE: u8 = 0x21;
 const PIN: u8 = 0x22;
@@ -69,33 +65,8 @@ pub(super) enum Key {
         /// First index it holds for.
         index: Index,
     },
-    /// A layer.
-    Layer(u64),
-    /// A dropped collection that may still be brought back.
-    Dropped {
-        /// The name it had.
-        name: CollectionName,
-        /// Its incarnation.
-        incarnation: u64,
-    },
-    /// Keeps a layer readable at an index.
-    Hold {
-        /// The layer.
-        layer: u64,
-        /// The index.
-        index: Index,
-        /// For whom.
-        owner: Holder,
-    },
-    /// A named moment of a collection.
-    Tag {
-        /// The collection's incarnation.
-        incarnation: u64,
-        /// The tag's name.
-        name: Name,
-    },
-    /// A moment kept for a client, by the index of the entry that opened it.
-    Lease(u64),
+    /// What an incarnation holds now.
+    Counts(u64),
     /// An enrolled node.
     Node(NodeId),
     /// A node that was removed.
@@ -144,52 +115,6 @@ pub(super) enum Key {
     Time(u64),
 }
 
-/// For whom a layer is kept readable at an index.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Holder {
-    /// A layer that reads through it: a clone's.
-    Layer(u64),
-    /// A tag of a collection.
-    Tag {
-        /// The collection's incarnation.
-        incarnation: u64,
-        /// The tag's name.
-        name: Name,
-    },
-    /// A lease.
-    Lease(u64),
-}
-
-const HELD_BY_LAYER: u8 = 1;
-const HELD_BY_TAG: u8 = 2;
-const HELD_BY_LEASE: u8 = 3;
-
-impl Holder {
-    fn encode(&self) -> Vec<u8> {
-        match self {
-            Holder::Layer(layer) => tagged(HELD_BY_LAYER, &[&layer.to_be_bytes()]),
-            Holder::Tag { incarnation, name } => {
-                tagged(HELD_BY_TAG, &[&incarnation.to_be_bytes(), name.as_str().as_bytes()])
-            }
-            Holder::Lease(lease) => tagged(HELD_BY_LEASE, &[&lease.to_be_bytes()]),
-        }
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Holder> {
-        let (tag, rest) = bytes.split_first()?;
-        match *tag {
-            HELD_BY_LAYER => number(rest).map(Holder::Layer),
-            HELD_BY_TAG => {
-                let (incarnation, text) = rest.split_first_chunk::<8>()?;
-                let incarnation = u64::from_be_bytes(*incarnation);
-                Some(Holder::Tag { incarnation, name: name("tag", text)? })
-            }
-            HELD_BY_LEASE => number(rest).map(Holder::Lease),
-            _ => None,
-        }
-    }
-}
-
 impl Key {
     /// The family the row lives in.
     pub(super) fn family(&self) -> Family {
@@ -210,22 +135,14 @@ impl Key {
             Key::Cluster => vec![CLUSTER],
             Key::Counters => vec![COUNTERS],
             Key::Namespace(name) => tagged(NAMESPACE, &[name.as_str().as_bytes()]),
-            Key::Collection(name) => tagged(COLLECTION, &[&full_name(name)]),
+            Key::Collection(CollectionName { namespace, name }) => {
+                let (namespace, name) = (namespace.as_str().as_bytes(), name.as_str().as_bytes());
+                tagged(COLLECTION, &[namespace, &[0], name])
+            }
             Key::Descriptor { incarnation, index } => {
                 tagged(DESCRIPTOR, &[&incarnation.to_be_bytes(), &(!index).to_be_bytes()])
             }
-            Key::Layer(layer) => tagged(LAYER, &[&layer.to_be_bytes()]),
-            // No name holds a 00, so that the names before it stay in order.
-            Key::Dropped { name, incarnation } => {
-                tagged(DROPPED, &[&full_name(name), &[0], &incarnation.to_be_bytes()])
-            }
-            Key::Hold { layer, index, owner } => {
-                tagged(HOLD, &[&layer.to_be_bytes(), &index.to_be_bytes(), &owner.encode()])
-            }
-            Key::Tag { incarnation, name } => {
-                tagged(TAG, &[&incarnation.to_be_bytes(), name.as_str().as_bytes()])
-            }
-            Key::Lease(lease) => tagged(LEASE, &[&lease.to_be_bytes()]),
+            Key::Counts(incarnation) => tagged(COUNTS, &[&incarnation.to_be_bytes()]),
             Key::Node(node) => tagged(NODE, &[&node.0.to_be_bytes()]),
             Key::RemovedNode(node) => tagged(REMOVED_NODE, &[&node.0.to_be_bytes()]),
             Key::Pin(receiver) => tagged(PIN, &[&receiver.0.to_be_bytes()]),
@@ -293,61 +210,6 @@ impl Kind {
         Kind::of(tagged(DESCRIPTOR, &[&incarnation.to_be_bytes()]))
     }
 
-    /// All keys `Layer`.
-    pub(super) fn layers() -> Kind {
-        Kind::of(vec![LAYER])
-    }
-
-    /// All keys `Dropped` of one name.
-    pub(super) fn dropped(name: &CollectionName) -> Kind {
-        Kind::of(tagged(DROPPED, &[&full_name(name), &[0]]))
-    }
-
-    /// All keys `Dropped` of one namespace.
-    pub(super) fn dropped_in(namespace: &Name) -> Kind {
-        Kind::of(tagged(DROPPED, &[namespace.as_str().as_bytes(), &[0]]))
-    }
-
-    /// All keys `Hold` of one layer, by index.
-    pub(super) fn holds(layer: u64) -> Kind {
-        Kind::of(tagged(HOLD, &[&layer.to_be_bytes()]))
-    }
-
-    /// All keys `Hold` of one layer at one index.
-    pub(super) fn holds_at(layer: u64, index: Index) -> Kind {
-        Kind::of(tagged(HOLD, &[&layer.to_be_bytes(), &index.to_be_bytes()]))
-    }
-
-    /// All rows of the records family of one layer.
-    pub(super) fn records(layer: u64) -> Kind {
-        Kind::of(layer_prefix(layer).to_vec())
-    }
-
-    /// All keys `Change` of one layer up to and with an index.
-    pub(super) fn changes(layer: u64, to: Index) -> Kind {
-        let start = layer_prefix(layer).to_vec();
-        let end = match to.checked_add(1) {
-            Some(after) => [start.as_slice(), &after.to_be_bytes()].concat(),
-            None => after_prefix(&start),
-        };
-        Kind { start, end }
-    }
-
-    /// All keys `Range` of one layer.
-    pub(super) fn ranges(layer: u64) -> Kind {
-        Kind::of(layer_prefix(layer).to_vec())
-    }
-
-    /// All keys `Tag` of one collection.
-    pub(super) fn tags(incarnation: u64) -> Kind {
-        Kind::of(tagged(TAG, &[&incarnation.to_be_bytes()]))
-    }
-
-    /// All keys `Lease`.
-    pub(super) fn leases() -> Kind {
-        Kind::of(vec![LEASE])
-    }
-
     /// All keys `Node`.
     pub(super) fn nodes() -> Kind {
         Kind::of(vec![NODE])
@@ -399,17 +261,13 @@ pub(super) fn layer_prefix(layer: u64) -> [u8; 8] {
 pub(super) fn keys_with_prefix(layer: u64, prefix: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(prefix.len() + 24);
     bytes.extend_from_slice(&layer_prefix(layer));
-    escape(prefix, &mut bytes);
-    bytes
-}
-
-fn escape(key: &[u8], into: &mut Vec<u8>) {
-    for byte in key {
+    for byte in prefix {
         match byte {
-            0 => into.extend_from_slice(&ESCAPED_ZERO),
-            byte => into.push(*byte),
+            0 => bytes.extend_from_slice(&ESCAPED_ZERO),
+            byte => bytes.push(*byte),
         }
     }
+    bytes
 }
 
 /// What all versions of a record, and no other row, begin with.
@@ -464,19 +322,6 @@ fn name(what: &str, bytes: &[u8]) -> Option<Name> {
     Name::parse(what, std::str::from_utf8(bytes).ok()?).ok()
 }
 
-/// Namespace, 00, name.
-fn full_name(name: &CollectionName) -> Vec<u8> {
-    [name.namespace.as_str().as_bytes(), &[0], name.name.as_str().as_bytes()].concat()
-}
-
-fn collection_name(bytes: &[u8]) -> Option<CollectionName> {
-    let middle = bytes.iter().position(|byte| *byte == 0)?;
-    Some(CollectionName {
-        namespace: name("namespace", &bytes[..middle])?,
-        name: name("collection", &bytes[middle + 1..])?,
-    })
-}
-
 fn decode_meta(bytes: &[u8]) -> Option<Key> {
     let (tag, rest) = bytes.split_first()?;
     match *tag {
@@ -485,26 +330,16 @@ fn decode_meta(bytes: &[u8]) -> Option<Key> {
         CLUSTER => rest.is_empty().then_some(Key::Cluster),
         COUNTERS => rest.is_empty().then_some(Key::Counters),
         NAMESPACE => name("namespace", rest).map(Key::Namespace),
-        COLLECTION => collection_name(rest).map(Key::Collection),
+        COLLECTION => {
+            let middle = rest.iter().position(|byte| *byte == 0)?;
+            Some(Key::Collection(CollectionName {
+                namespace: name("namespace", &rest[..middle])?,
+                name: name("collection", &rest[middle + 1..])?,
+            }))
+        }
         DESCRIPTOR => two_numbers(rest)
             .map(|(incarnation, index)| Key::Descriptor { incarnation, index: !index }),
-        LAYER => number(rest).map(Key::Layer),
-        DROPPED => {
-            let (rest, incarnation) = rest.split_last_chunk::<8>()?;
-            let name = collection_name(rest.strip_suffix(&[0])?)?;
-            Some(Key::Dropped { name, incarnation: u64::from_be_bytes(*incarnation) })
-        }
-        HOLD => {
-            let (place, owner) = rest.split_at_checked(16)?;
-            let (layer, index) = two_numbers(place)?;
-            Some(Key::Hold { layer, index, owner: Holder::decode(owner)? })
-        }
-        TAG => {
-            let (incarnation, text) = rest.split_first_chunk::<8>()?;
-            let incarnation = u64::from_be_bytes(*incarnation);
-            Some(Key::Tag { incarnation, name: name("tag", text)? })
-        }
-        LEASE => number(rest).map(Key::Lease),
+        COUNTS => number(rest).map(Key::Counts),
         NODE => number(rest).map(NodeId).map(Key::Node),
         REMOVED_NODE => number(rest).map(NodeId).map(Key::RemovedNode),
         PIN => number(rest).map(NodeId).map(Key::Pin),

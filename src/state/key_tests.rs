@@ -21,15 +21,6 @@ fn collection_name() -> impl Strategy<Value = CollectionName> {
         .prop_map(|(namespace, name)| CollectionName::parse(&namespace, &name).unwrap())
 }
 
-fn holder() -> impl Strategy<Value = Holder> {
-    prop_oneof![
-        number().prop_map(Holder::Layer),
-        number().prop_map(Holder::Lease),
-        (number(), collection_name())
-            .prop_map(|(incarnation, name)| Holder::Tag { incarnation, name: name.name }),
-    ]
-}
-
 fn any_key() -> impl Strategy<Value = Key> {
     let versioned = || (number(), tricky_bytes(), number());
     prop_oneof![
@@ -38,17 +29,7 @@ fn any_key() -> impl Strategy<Value = Key> {
         collection_name().prop_map(Key::Collection),
         (number(), number())
             .prop_map(|(incarnation, index)| Key::Descriptor { incarnation, index }),
-        number().prop_map(Key::Layer),
-        (collection_name(), number())
-            .prop_map(|(name, incarnation)| Key::Dropped { name, incarnation }),
-        (number(), number(), holder()).prop_map(|(layer, index, owner)| Key::Hold {
-            layer,
-            index,
-            owner
-        }),
-        (number(), collection_name())
-            .prop_map(|(incarnation, name)| Key::Tag { incarnation, name: name.name }),
-        number().prop_map(Key::Lease),
+        number().prop_map(Key::Counts),
         number().prop_map(|id| Key::Node(NodeId(id))),
         number().prop_map(|id| Key::RemovedNode(NodeId(id))),
         number().prop_map(|id| Key::Pin(NodeId(id))),
@@ -138,12 +119,7 @@ fn keys_keep_their_bytes() {
         (Key::Namespace(collection.namespace.clone()), "1070726f64"),
         (Key::Collection(collection), "1170726f64007573657273"),
         (Key::Descriptor { incarnation: 2, index: 1 }, "120000000000000002fffffffffffffffe"),
-        (Key::Layer(2), "130000000000000002"),
-        (Key::Lease(2), "170000000000000002"),
-        (
-            Key::Hold { layer: 1, index: 2, owner: Holder::Layer(3) },
-            "1500000000000000010000000000000002010000000000000003",
-        ),
+        (Key::Counts(2), "130000000000000002"),
         (Key::Node(NodeId(3)), "200000000000000003"),
         (Key::RemovedNode(NodeId(3)), "210000000000000003"),
         (Key::Pin(NodeId(3)), "220000000000000003"),

@@ -10,27 +10,19 @@
 //! are equal.
 
 mod apply;
-mod clones;
-mod collect;
 mod collections;
 mod digest;
 mod error;
 mod genesis;
-mod holds;
 mod key;
-mod lookup;
 mod membership;
 mod overlay;
-mod patch;
-mod ranges;
 pub mod read;
 mod records;
 mod rows;
 mod scan;
 mod sessions;
-mod sight;
 mod tokens;
-mod walk;
 
 #[cfg(test)]
 mod testing;

@@ -10,7 +10,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use crate::codec::stored::{self, Row};
-use crate::kv::{Batch, Cursor, Family, KvError, Op, View};
+use crate::kv::{Batch, Cursor, Family, Op, View};
 
 use super::error::StateError;
 use super::key::{Key, Kind};
@@ -62,6 +62,11 @@ impl<'a> Transaction<'a> {
         Transaction { view, batch, overlay }
     }
 
+    /// A cursor over the store alone, without the batch.
+    pub(super) fn store_cursor(&self, family: Family) -> Box<dyn Cursor + 'a> {
+        self.view.cursor(family)
+    }
+
     /// Stores a row.
     pub(super) fn put<T: Row>(&mut self, key: &Key, row: &T) {
         self.put_bytes(key.family(), key.encode(), stored::encode(row));
@@ -79,15 +84,26 @@ impl<'a> Transaction<'a> {
         self.index_last();
     }
 
-    /// Removes a row that was written exactly once.
-    pub(super) fn single_delete(&mut self, family: Family, key: Vec<u8>) {
-        self.batch.single_delete(family, key);
-        self.index_last();
-    }
-
     fn index_last(&mut self) {
         let op = self.batch.ops().last().expect("an operation was added just now");
         self.overlay.index(op);
+    }
+
+    /// The bytes of a row.
+    pub(super) fn get(&self, key: &Key) -> Result<Option<Bytes>, StateError> {
+        let (family, bytes) = (key.family(), key.encode());
+        match self.overlay.families[family as usize].get(&bytes) {
+            Some(place) => Ok(place.map(|at| Bytes::copy_from_slice(self.value(at)))),
+            None => Ok(self.view.get(family, &bytes)?),
+        }
+    }
+
+    /// The first row of `family` in the batch that begins with `prefix`.
+    pub(super) fn first_in_batch(&self, family: Family, prefix: &[u8]) -> Option<(&[u8], &[u8])> {
+        let rows = &self.overlay.families[family as usize];
+        rows.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .find_map(|(key, place)| place.map(|at| (key.as_slice(), self.value(at))))
     }
 
     /// Up to `limit` rows of a kind, in order.
@@ -97,170 +113,50 @@ impl<'a> Transaction<'a> {
         kind: &Kind,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Bytes)>, StateError> {
-        let mut cursor = self.cursor(family);
-        cursor.seek(&kind.start);
+        let bounds = (Bound::Included(kind.start.as_slice()), Bound::Excluded(kind.end.as_slice()));
+        let overlay = &self.overlay.families[family as usize];
+        let mut above = overlay.range::<[u8], _>(bounds).peekable();
+        let mut below = self.view.cursor(family);
+        below.seek(&kind.start);
         let mut rows = Vec::new();
         while rows.len() < limit {
-            let Some((key, value)) = cursor.entry().filter(|(key, _)| *key < kind.end.as_slice())
-            else {
-                cursor.status()?;
-                break;
-            };
-            rows.push((key.to_vec(), Bytes::copy_from_slice(value)));
-            cursor.next();
+            let stored = below.entry().filter(|(key, _)| *key < kind.end.as_slice());
+            if stored.is_none() {
+                below.status()?;
+            }
+            match (above.peek(), stored) {
+                (None, None) => break,
+                (Some((key, _)), Some((stored_key, value))) if stored_key < key.as_slice() => {
+                    rows.push((stored_key.to_vec(), Bytes::copy_from_slice(value)));
+                    below.next();
+                }
+                (None, Some((stored_key, value))) => {
+                    rows.push((stored_key.to_vec(), Bytes::copy_from_slice(value)));
+                    below.next();
+                }
+                (Some((key, place)), stored) => {
+                    // The batch's word on a key hides the store's.
+                    let hides = stored.is_some_and(|(stored_key, _)| stored_key == key.as_slice());
+                    if let Some(at) = place {
+                        rows.push((key.to_vec(), Bytes::copy_from_slice(self.value(*at))));
+                    }
+                    if hides {
+                        below.next();
+                    }
+                    above.next();
+                }
+            }
         }
         Ok(rows)
     }
 
-    fn written(&self, family: Family) -> Written<'_> {
-        Written { places: &self.overlay.families[family as usize], ops: self.batch.ops() }
-    }
-}
-
-impl View for Transaction<'_> {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, KvError> {
-        let written = self.written(family);
-        match written.places.get(key) {
-            Some(place) => Ok(place.map(|at| Bytes::copy_from_slice(written.value(at)))),
-            None => self.view.get(family, key),
-        }
-    }
-
-    fn cursor<'a>(&'a self, family: Family) -> Box<dyn Cursor + 'a> {
-        Box::new(OverlayCursor {
-            written: self.written(family),
-            store: self.view.cursor(family),
-            stands: Stands::Nowhere,
-        })
-    }
-}
-
-/// What a batch writes to one family.
-#[derive(Clone, Copy)]
-struct Written<'a> {
-    places: &'a BTreeMap<Vec<u8>, Option<usize>>,
-    ops: &'a [Op],
-}
-
-impl<'a> Written<'a> {
-    fn value(&self, place: usize) -> &'a [u8] {
-        match &self.ops[place] {
+    fn value(&self, place: usize) -> &[u8] {
+        match &self.batch.ops()[place] {
             Op::Put(_, _, value) => value,
             Op::Delete(..) | Op::SingleDelete(..) => {
                 unreachable!("only places of puts are indexed")
             }
         }
-    }
-
-    fn first(&self, from: Bound<&[u8]>) -> Option<&'a [u8]> {
-        let mut rows = self.places.range::<[u8], _>((from, Bound::Unbounded));
-        rows.find_map(|(key, place)| place.map(|_| key.as_slice()))
-    }
-
-    fn last(&self, to: Bound<&[u8]>) -> Option<&'a [u8]> {
-        let mut rows = self.places.range::<[u8], _>((Bound::Unbounded, to)).rev();
-        rows.find_map(|(key, place)| place.map(|_| key.as_slice()))
-    }
-}
-
-/// Where a cursor over store and batch stands.
-enum Stands<'a> {
-    Nowhere,
-    /// On the row that the store's cursor stands on.
-    Stored,
-    /// On this row of the batch.
-    Written(&'a [u8]),
-}
-
-/// Walks the rows of the store and of the batch as those of one map; the batch's word on a key
-/// hides the store's.
-struct OverlayCursor<'a> {
-    written: Written<'a>,
-    store: Box<dyn Cursor + 'a>,
-    stands: Stands<'a>,
-}
-
-impl<'a> OverlayCursor<'a> {
-    /// Moves the store's cursor on until it stands on a row that the batch says nothing about.
-    fn skip_hidden(&mut self, step: fn(&mut dyn Cursor)) {
-        while let Some((key, _)) = self.store.entry() {
-            if !self.written.places.contains_key(key) {
-                return;
-            }
-            step(self.store.as_mut());
-        }
-    }
-
-    /// Stands on the nearer of the store's row and the batch's.
-    fn choose(&mut self, written: Option<&'a [u8]>, backward: bool) {
-        let stored = self.store.entry().map(|(key, _)| key);
-        self.stands = match (written, stored) {
-            (None, None) => Stands::Nowhere,
-            (None, Some(_)) => Stands::Stored,
-            (Some(key), None) => Stands::Written(key),
-            (Some(key), Some(stored)) if (key < stored) != backward => Stands::Written(key),
-            (Some(_), Some(_)) => Stands::Stored,
-        };
-    }
-
-    fn key(&self) -> Option<Vec<u8>> {
-        self.entry().map(|(key, _)| key.to_vec())
-    }
-}
-
-impl Cursor for OverlayCursor<'_> {
-    fn seek(&mut self, key: &[u8]) {
-        self.store.seek(key);
-        self.skip_hidden(|store| store.next());
-        let written = self.written.first(Bound::Included(key));
-        self.choose(written, false);
-    }
-
-    fn seek_for_prev(&mut self, key: &[u8]) {
-        self.store.seek_for_prev(key);
-        self.skip_hidden(|store| store.prev());
-        let written = self.written.last(Bound::Included(key));
-        self.choose(written, true);
-    }
-
-    fn next(&mut self) {
-        let Some(key) = self.key() else { return };
-        if let Stands::Stored = self.stands {
-            self.store.next();
-        } else {
-            // The last move may have been backward.
-            self.store.seek(&key);
-        }
-        self.skip_hidden(|store| store.next());
-        let written = self.written.first(Bound::Excluded(&key));
-        self.choose(written, false);
-    }
-
-    fn prev(&mut self) {
-        let Some(key) = self.key() else { return };
-        if let Stands::Stored = self.stands {
-            self.store.prev();
-        } else {
-            self.store.seek_for_prev(&key);
-        }
-        self.skip_hidden(|store| store.prev());
-        let written = self.written.last(Bound::Excluded(&key));
-        self.choose(written, true);
-    }
-
-    fn entry(&self) -> Option<(&[u8], &[u8])> {
-        match self.stands {
-            Stands::Nowhere => None,
-            Stands::Stored => self.store.entry(),
-            Stands::Written(key) => {
-                let place = self.written.places.get(key).copied().flatten()?;
-                Some((key, self.written.value(place)))
-            }
-        }
-    }
-
-    fn status(&self) -> Result<(), KvError> {
-        self.store.status()
     }
 }
 
@@ -308,64 +204,6 @@ mod tests {
                 .map(|(key, value)| (key.clone(), Bytes::from(value.clone())))
                 .collect();
             prop_assert_eq!(transaction.rows(Family::Meta, &KIND(), limit).unwrap(), expected);
-        }
-
-        /// A cursor moves over store and batch as over one map, in any order of moves.
-        #[test]
-        fn a_cursor_moves_as_over_one_map(
-            writes in prop::collection::vec((0..8_u8, any::<bool>(), any::<u8>()), 0..30),
-            flushed in 0..30_usize,
-            moves in prop::collection::vec((0..4_u8, 0..9_u8), 1..20),
-        ) {
-            let mut view = MemoryView::default();
-            let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-            let mut batch = Batch::default();
-            for (place, (key, put, value)) in writes.iter().enumerate() {
-                if place == flushed {
-                    view.write(&std::mem::take(&mut batch));
-                }
-                match put {
-                    true => batch.put(Family::Meta, vec![*key], vec![*value]),
-                    false => batch.delete(Family::Meta, vec![*key]),
-                }
-                match put {
-                    true => model.insert(vec![*key], vec![*value]),
-                    false => model.remove(&vec![*key]),
-                };
-            }
-            let mut overlay = Overlay::default();
-            let transaction = Transaction::new(&view, &mut batch, &mut overlay);
-            let mut cursor = transaction.cursor(Family::Meta);
-            let mut at: Option<Vec<u8>> = None;
-            for (step, key) in moves {
-                let first = |from: Bound<&Vec<u8>>| {
-                    model.range::<Vec<u8>, _>((from, Bound::Unbounded)).next().map(|(key, _)| key.clone())
-                };
-                let last = |to: Bound<&Vec<u8>>| {
-                    model.range::<Vec<u8>, _>((Bound::Unbounded, to)).next_back().map(|(key, _)| key.clone())
-                };
-                at = match (step, at) {
-                    (0, _) => {
-                        cursor.seek(&[key]);
-                        first(Bound::Included(&vec![key]))
-                    }
-                    (1, _) => {
-                        cursor.seek_for_prev(&[key]);
-                        last(Bound::Included(&vec![key]))
-                    }
-                    (2, Some(at)) => {
-                        cursor.next();
-                        first(Bound::Excluded(&at))
-                    }
-                    (_, Some(at)) => {
-                        cursor.prev();
-                        last(Bound::Excluded(&at))
-                    }
-                    (_, None) => None,
-                };
-                let expected = at.as_ref().map(|key| (key.as_slice(), model[key].as_slice()));
-                prop_assert_eq!(cursor.entry(), expected);
-            }
         }
     }
 }

@@ -5,19 +5,17 @@
 
 use bytes::Bytes;
 
-use crate::codec::stored::{self, AtIndex, CollectionEntry, Counts};
-use crate::kv::View;
-use crate::limits::SCAN_PAGE_BYTES_MAX;
-use crate::types::{CollectionName, ConfState, Index, Moment, Name, Node, NodeId, Pin, Record};
+use crate::codec::stored::{self, AtIndex, CollectionEntry, Counts, Descriptor, Record as Row};
+use crate::kv::{Family, View};
+use crate::types::{
+    Code, CollectionName, ConfState, Failure, Index, Name, Node, NodeId, Pin, Record,
+};
 
 use super::collections::{collection_not_found, namespace_not_found};
 use super::error::{RequestError, StateError};
-use super::key::{Key, Kind};
-use super::lookup::Lookup;
+use super::key::{Key, Kind, split_version, version_row, versions_of};
 use super::records::validate_key;
 use super::rows;
-use super::sight::{Resolved, Sight, descriptor_at, layer_row, resolve};
-use super::walk::VisibleRecord;
 
 pub use super::scan::scan;
 
@@ -37,20 +35,14 @@ pub struct NamespaceInfo {
 pub struct CollectionInfo {
     /// Its full name.
     pub name: CollectionName,
-    /// Unique over the cluster's life.
+    /// Unique over the cluster's life; also the index of the entry that created it.
     pub incarnation: u64,
-    /// Index of its creation.
-    pub created_index: Index,
     /// Commit time of that entry.
     pub created_unix_ms: u64,
-    /// The layer it writes to.
-    pub layer: u64,
-    /// Records, expired ones that were not collected yet among them.
+    /// Live records.
     pub records: u64,
     /// Bytes of their keys and values.
     pub bytes: u64,
-    /// False: nobody counted them, since a range was deleted or the clone began in the past.
-    pub counted: bool,
 }
 
 /// What the cluster was founded with.
@@ -172,69 +164,33 @@ pub fn describe(view: &dyn View, name: &CollectionName) -> Result<CollectionInfo
     Ok(collection_info(view, name.clone(), incarnation)?)
 }
 
-/// The record under `key` at a moment; None if there was none, or it was deleted or had expired.
+/// The record under `key`; None if there is none, or it was deleted.
 pub fn get(
     view: &dyn View,
     collection: &CollectionName,
     key: &[u8],
-    moment: &Moment,
-) -> Result<Option<Record>, RequestError> {
-    let Resolved { sight, .. } = resolve(view, collection, moment)?;
-    get_in(&mut Lookup::new(view), &sight, key)
-}
-
-fn get_in(
-    lookup: &mut Lookup<'_>,
-    sight: &Sight,
-    key: &[u8],
 ) -> Result<Option<Record>, RequestError> {
     validate_key(key)?;
-    let held = lookup.find(sight, key, |content_type, value| {
-        (content_type.to_owned(), Bytes::copy_from_slice(value))
-    })?;
-    Ok(held.filter(|held| !held.expired).map(|held| Record {
-        key: Bytes::copy_from_slice(key),
-        value: held.taken.1,
-        version: held.version,
-        content_type: held.taken.0,
-        expires_unix_ms: held.expires_unix_ms,
-    }))
-}
-
-/// The records under `keys` at a moment, up to the size of a page; a key that is not there is left
-/// out. Answers how many keys were looked up, too: one at least.
-pub fn multi_get(
-    view: &dyn View,
-    collection: &CollectionName,
-    keys: &[Bytes],
-    moment: &Moment,
-) -> Result<(Vec<Record>, usize), RequestError> {
-    let Resolved { sight, .. } = resolve(view, collection, moment)?;
-    let mut lookup = Lookup::new(view);
-    let (mut records, mut bytes) = (Vec::new(), 0);
-    for (place, key) in keys.iter().enumerate() {
-        if bytes > SCAN_PAGE_BYTES_MAX {
-            return Ok((records, place));
+    let at = applied(view)?;
+    let layer = layer_at(view, collection, incarnation(view, collection)?, at)?;
+    let versions = versions_of(layer, key);
+    let mut cursor = view.cursor(Family::Records);
+    cursor.seek(&version_row(&versions, at));
+    match cursor.entry() {
+        Some((row, value)) if row.starts_with(&versions) => {
+            let (_, version) = split_version(row)?;
+            Ok(visible(value)?.map(|(content_type, value)| Record {
+                key: Bytes::copy_from_slice(key),
+                value: Bytes::copy_from_slice(value),
+                version,
+                content_type: content_type.to_owned(),
+            }))
         }
-        if let Some(record) = get_in(&mut lookup, &sight, key)? {
-            bytes += record.key.len() + record.value.len() + record.content_type.len();
-            records.push(record);
+        Some(_) => Ok(None),
+        None => {
+            cursor.status()?;
+            Ok(None)
         }
-    }
-    Ok((records, keys.len()))
-}
-
-/// The record that a walk stands on.
-pub(super) fn record_of(key: Bytes, visible: &VisibleRecord<'_>, without_value: bool) -> Record {
-    Record {
-        key,
-        value: match without_value {
-            true => Bytes::new(),
-            false => Bytes::copy_from_slice(visible.value),
-        },
-        version: visible.version,
-        content_type: visible.content_type.to_owned(),
-        expires_unix_ms: visible.expires_unix_ms,
     }
 }
 
@@ -246,6 +202,62 @@ pub(super) fn incarnation(view: &dyn View, name: &CollectionName) -> Result<u64,
     }
 }
 
+/// The layer that an incarnation reads at an index.
+pub(super) fn layer_at(
+    view: &dyn View,
+    name: &CollectionName,
+    incarnation: u64,
+    index: Index,
+) -> Result<u64, RequestError> {
+    match descriptor_at(view, incarnation, index)? {
+        Some(descriptor) => Ok(own_layer(&descriptor, index)?),
+        None => Err(Failure::new(
+            Code::CollectionNotFound,
+            format!("there was no collection {name} at index {index}"),
+        )
+        .into()),
+    }
+}
+
+/// The layer of a collection that has no other.
+pub(super) fn own_layer(descriptor: &Descriptor, index: Index) -> Result<u64, StateError> {
+    if !descriptor.below.is_empty() {
+        return Err(StateError::TooOld { problem: "a collection reads through layers".into() });
+    }
+    if descriptor.layer > index {
+        return Err(StateError::corrupt(format!(
+            "layer {} is newer than its descriptor",
+            descriptor.layer
+        )));
+    }
+    Ok(descriptor.layer)
+}
+
+/// The newest descriptor of an incarnation at or below an index, unless it was dropped.
+pub(super) fn descriptor_at(
+    view: &dyn View,
+    incarnation: u64,
+    index: Index,
+) -> Result<Option<Descriptor>, StateError> {
+    let newest = Key::Descriptor { incarnation, index }.encode();
+    let kind = Kind { start: newest, ..Kind::descriptors(incarnation) };
+    let found = rows::first::<Descriptor>(view, &kind)?;
+    Ok(found.map(|(_, descriptor)| descriptor).filter(|descriptor| !descriptor.dropped))
+}
+
+/// Content type and value of a version, unless it is a tombstone.
+pub(super) fn visible(row: &[u8]) -> Result<Option<(&str, &[u8])>, StateError> {
+    match rows::decode_record(row)? {
+        Row::Tombstone => Ok(None),
+        Row::Value { expires_unix_ms: None, content_type, value } => {
+            Ok(Some((content_type, value)))
+        }
+        Row::Value { expires_unix_ms: Some(_), .. } => {
+            Err(StateError::TooOld { problem: "a record expires".into() })
+        }
+    }
+}
+
 fn collection_info(
     view: &dyn View,
     name: CollectionName,
@@ -253,16 +265,9 @@ fn collection_info(
 ) -> Result<CollectionInfo, StateError> {
     let missing = |what| StateError::corrupt(format!("collection {name} has no {what}"));
     let descriptor = descriptor_at(view, incarnation, Index::MAX)?;
-    let descriptor = descriptor.ok_or_else(|| missing("descriptor"))?;
-    let Counts { records, bytes, inexact } = layer_row(view, descriptor.layer)?.counts;
-    Ok(CollectionInfo {
-        name,
-        incarnation,
-        created_index: descriptor.created_index,
-        created_unix_ms: descriptor.created_unix_ms,
-        layer: descriptor.layer,
-        records,
-        bytes,
-        counted: !inexact,
-    })
+    let created_unix_ms = descriptor.ok_or_else(|| missing("descriptor"))?.created_unix_ms;
+    let counts: Counts =
+        rows::find(view, &Key::Counts(incarnation))?.ok_or_else(|| missing("counts"))?;
+    let Counts { records, bytes } = counts;
+    Ok(CollectionInfo { name, incarnation, created_unix_ms, records, bytes })
 }

@@ -132,7 +132,7 @@ impl Replica {
     /// One with the collection `default/c`.
     pub(super) fn with_collection() -> Replica {
         let mut replica = Replica::new();
-        replica.run(Command::create_collection(collection("c"))).unwrap();
+        replica.run(Command::CreateCollection(collection("c"))).unwrap();
         replica
     }
 
@@ -224,7 +224,7 @@ pub(super) fn put(key: &str, value: &str) -> Write {
 /// Stores a text.
 pub(super) fn put_action(value: &str) -> Action {
     let value = Bytes::copy_from_slice(value.as_bytes());
-    Action::put(value, "text/plain")
+    Action::Put { value, content_type: "text/plain".into() }
 }
 
 /// An unconditional delete in `default/c`.

@@ -2,10 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{
-    Addresses, CloneCollection, CollectionName, CreateTag, DeleteRange, Dependants, Index, Moment,
-    Name, NodeId, OpenLease, Purge, SettingsChange, SnapshotId, Trim,
-};
+use super::{Addresses, CollectionName, Index, Name, NodeId, SnapshotId};
 
 /// Names one command of one client session, so that a retry executes once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,79 +30,9 @@ pub enum Command {
     /// Drops an empty namespace.
     DropNamespace(Name),
     /// Creates an empty collection in an existing namespace.
-    CreateCollection {
-        /// Its name.
-        name: CollectionName,
-        /// What is not usual about it.
-        settings: SettingsChange,
-    },
-    /// Changes the settings of a collection.
-    ConfigureCollection {
-        /// Its name.
-        name: CollectionName,
-        /// What changes.
-        settings: SettingsChange,
-    },
-    /// Gives a collection another name, in the same namespace or in another.
-    RenameCollection {
-        /// Its name until now.
-        from: CollectionName,
-        /// Its name from now on; nobody else's.
-        to: CollectionName,
-    },
+    CreateCollection(CollectionName),
     /// Drops a collection with all its records.
-    DropCollection {
-        /// Its name.
-        name: CollectionName,
-        /// What becomes of its clones.
-        dependants: Dependants,
-    },
-    /// Brings a dropped collection back under its name, as long as its history reaches back.
-    UndropCollection {
-        /// The name it had.
-        name: CollectionName,
-        /// Which of several that had it; None: the one dropped last.
-        incarnation: Option<u64>,
-    },
-    /// Removes all records of a collection.
-    TruncateCollection(CollectionName),
-    /// Makes a clone.
-    CloneCollection(CloneCollection),
-    /// Makes clones of all collections of a namespace in a new one, all of one index.
-    CloneNamespace {
-        /// The namespace.
-        source: Name,
-        /// The new one.
-        target: Name,
-        /// Which moment; a tag names one of a single collection, and is refused.
-        moment: Moment,
-    },
-    /// Deletes a range of keys.
-    DeleteRange(DeleteRange),
-    /// Names a moment.
-    CreateTag(CreateTag),
-    /// Forgets a tag.
-    DropTag {
-        /// The collection.
-        collection: CollectionName,
-        /// The tag.
-        tag: Name,
-    },
-    /// Keeps a moment for a client.
-    OpenLease(OpenLease),
-    /// The client of a lease lives.
-    RenewLease {
-        /// The lease.
-        lease: u64,
-        /// From now on.
-        ttl_ms: u64,
-    },
-    /// The client of a lease has done.
-    CloseLease(u64),
-    /// Collects garbage.
-    Purge(Purge),
-    /// Removes what only old indexes need.
-    Trim(Trim),
+    DropCollection(CollectionName),
     /// Writes records, all or nothing.
     Write(WriteBatch),
     /// Opens a client session; its id is the entry's index.
@@ -154,18 +81,6 @@ pub enum Command {
     ComputeDigest,
 }
 
-impl Command {
-    /// Creates a collection about which everything is usual.
-    pub fn create_collection(name: CollectionName) -> Command {
-        Command::CreateCollection { name, settings: SettingsChange::default() }
-    }
-
-    /// Drops a collection unless it has clones.
-    pub fn drop_collection(name: CollectionName) -> Command {
-        Command::DropCollection { name, dependants: Dependants::Refuse }
-    }
-}
-
 /// Records to write, all or nothing; each key at most once.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct WriteBatch {
@@ -204,41 +119,13 @@ pub enum Action {
     Put {
         /// 0 B to 4 MiB, any bytes.
         value: Bytes,
-        /// MIME type or empty: that of the collection; at most 255 bytes.
+        /// MIME type or empty; at most 255 bytes.
         content_type: String,
-        /// When it counts as deleted.
-        expiry: Expiry,
-    },
-    /// Merges a JSON document into the value by RFC 7396; an absent one counts as `{}`. Content
-    /// type and expiry stay as they are.
-    Patch {
-        /// A JSON document, up to 4 MiB.
-        patch: Bytes,
     },
     /// Removes the value.
     Delete,
     /// Nothing: only the condition counts.
     Check,
-}
-
-impl Action {
-    /// Stores a value for ever.
-    pub fn put(value: impl Into<Bytes>, content_type: impl Into<String>) -> Action {
-        let (value, content_type) = (value.into(), content_type.into());
-        Action::Put { value, content_type, expiry: Expiry::Never }
-    }
-}
-
-/// When a value counts as deleted, by commit time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Expiry {
-    /// Never.
-    #[default]
-    Never,
-    /// So many ms after the write.
-    AfterMs(u64),
-    /// From this commit time on.
-    AtUnixMs(u64),
 }
 
 /// What a command answered. The index it was applied at is its version.
@@ -261,30 +148,5 @@ pub enum Reply {
         incarnation: u64,
         /// Commit time.
         created_unix_ms: u64,
-    },
-    /// Collections that were cloned, dropped or brought back.
-    Collections {
-        /// How many.
-        count: u64,
-        /// The index that clones show; the entry's own otherwise.
-        index: Index,
-    },
-    /// A tag or a lease.
-    Moment {
-        /// The lease's id; 0 for a tag.
-        lease: u64,
-        /// The index it keeps.
-        index: Index,
-        /// That index's commit time.
-        time_unix_ms: u64,
-    },
-    /// What a step of garbage collection removed.
-    Purged {
-        /// Rows.
-        rows: u64,
-        /// Their bytes.
-        bytes: u64,
-        /// It was the last step of its pass.
-        done: bool,
     },
 }

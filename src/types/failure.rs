@@ -55,26 +55,14 @@ codes! {
     NamespaceNotFound = "namespace_not_found", Never;
     /// No such collection.
     CollectionNotFound = "collection_not_found", Never;
-    /// No such tag.
-    TagNotFound = "tag_not_found", Never;
-    /// The moment asked for is not kept any more.
-    BelowFloor = "below_floor", Never;
     /// No such record.
     RecordNotFound = "record_not_found", Never;
     /// The name is taken.
     AlreadyExists = "already_exists", Never;
     /// A namespace that still holds collections.
     NamespaceNotEmpty = "namespace_not_empty", Never;
-    /// A clone would read through too many layers.
-    DepthExceeded = "depth_exceeded", Never;
-    /// A collection that clones read through.
-    HasDependants = "has_dependants", Never;
-    /// The lease has expired, was broken, or never was.
-    LeaseExpired = "lease_expired", Never;
     /// A condition of a write was false; nothing was written.
     ConditionFailed = "condition_failed", Never;
-    /// The value, or the patch to it, is no JSON document.
-    NotJson = "not_json", Never;
     /// A scan's cursor is malformed, or of a collection that is gone.
     CursorInvalid = "cursor_invalid", Never;
     /// The session was evicted; its commands are never executed again.
@@ -145,25 +133,13 @@ impl Code {
             Code::DuplicateKey => "name each key once",
             Code::NamespaceNotFound => "`ratoon namespace list` shows what exists",
             Code::CollectionNotFound => "`ratoon collection list` shows what exists",
-            Code::TagNotFound => "`ratoon tag list NS/NAME` shows the tags",
-            Code::BelowFloor => {
-                "`ratoon collection describe NS/NAME` shows how far back its history reaches"
-            }
             Code::RecordNotFound => "`ratoon scan NS/NAME` shows the keys",
             Code::AlreadyExists => "choose another name, or drop the old one first",
             Code::NamespaceNotEmpty => {
                 "drop its collections first; `ratoon collection list` shows them"
             }
             Code::LimitReached => "drop what is not needed any more, then run it again",
-            Code::DepthExceeded => {
-                "clone an earlier collection of the line, or export and import it"
-            }
-            Code::HasDependants => {
-                "`ratoon collection drop --detach` leaves the clones, --cascade drops them too"
-            }
-            Code::LeaseExpired => "begin anew: the moment it kept may be gone",
             Code::ConditionFailed => "read the record again and decide anew",
-            Code::NotJson => "`ratoon put` stores any value in place of it",
             Code::CursorInvalid => "scan again from the start, without a cursor",
             Code::SessionExpired => "read back what was written, then open a new session",
             Code::SequenceStale => {

@@ -3,7 +3,6 @@
 //! Plain data with its validation. Never does IO, never reads a clock, and knows no wire format:
 //! `proto/` and `codec/` turn these into bytes.
 
-mod collection;
 mod command;
 mod failure;
 mod id;
@@ -14,12 +13,7 @@ mod read;
 mod snapshot;
 mod token;
 
-pub use collection::{
-    CloneCollection, CreateTag, DeleteRange, Dependants, OpenLease, Purge, SettingsChange, Trim,
-};
-pub use command::{
-    Action, Command, Condition, Expiry, Reply, Request, SessionSequence, Write, WriteBatch,
-};
+pub use command::{Action, Command, Condition, Reply, Request, SessionSequence, Write, WriteBatch};
 pub use failure::{Code, Failure, Retry, causes};
 pub use id::{ClusterId, Digest, Index, NodeId, Now, SnapshotId, Term};
 pub use membership::{Addresses, Committed, ConfState, MembershipChange, Node, Payload, Pin, Role};
@@ -28,6 +22,6 @@ pub use pull::{
     ByteRange, ChunkHeader, ChunkSet, EmbeddedSnapshot, IncompletePart, PartialChunk, PullCounters,
     PullRecord, PullRequest, PullResponse, RefusalReason,
 };
-pub use read::{Consistency, Moment, Record, ScanOptions, ScanPage, ScanShow};
+pub use read::{Consistency, Record, ScanOptions, ScanPage};
 pub use snapshot::{SnapshotReference, SnapshotSource, TransferState, TransferStatus};
 pub use token::JoinToken;

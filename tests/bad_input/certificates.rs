@@ -71,7 +71,7 @@ async fn refuse_callers(cluster: &Cluster, other: &Cluster, ours: ClusterId) {
     let get = || v1::GetRequest {
         collection: name("lab", "notes"),
         key: Bytes::from_static(b"key-01"),
-        ..v1::GetRequest::default()
+        consistency: None,
     };
     let stranger =
         failure_of("no certificate", Api::with(cluster, 1, None).records().get(get()).await);

@@ -181,7 +181,7 @@ async fn make_calls(connection: &Connection, leads: bool) {
         collection: CollectionName::parse("lab", "notes").expect("a good name"),
         key: Bytes::from(vec![b'k'; KEY_BYTES_MAX + 1]),
         condition: Condition::Always,
-        action: Action::put(Bytes::new(), String::new()),
+        action: Action::Put { value: Bytes::new(), content_type: String::new() },
     };
     let long_key = command(Command::Write(WriteBatch { writes: vec![write] }));
     // The request of a batch with millions of empty writes.

@@ -99,7 +99,7 @@ async fn refuse_names(api: &Api) {
     for collection in [name("nowhere", "notes"), name("lab", "nothing")] {
         let request = v1::PutRequest { collection: collection.clone(), ..put() };
         refused("an unknown collection", Code::CollectionNotFound, records.put(request).await);
-        let request = v1::GetRequest { collection, key: bytes(1), ..Default::default() };
+        let request = v1::GetRequest { collection, key: bytes(1), consistency: None };
         refused("an unknown collection", Code::CollectionNotFound, records.get(request).await);
     }
 }
@@ -110,7 +110,7 @@ fn write(key: &str, action: Option<write::Action>) -> v1::Write {
 }
 
 fn put_action(value: Bytes) -> Option<write::Action> {
-    Some(write::Action::Put(v1::PutAction { value, ..Default::default() }))
+    Some(write::Action::Put(v1::PutAction { value, content_type: String::new() }))
 }
 
 async fn refuse_batches(api: &Api) {
@@ -155,7 +155,7 @@ async fn refuse_batches(api: &Api) {
 async fn refuse_reads(api: &Api) {
     let mut records = api.records();
     let collection = || name("lab", "notes");
-    let get = v1::GetRequest { collection: collection(), key: bytes(1), ..Default::default() };
+    let get = v1::GetRequest { collection: collection(), key: bytes(1), consistency: None };
     refused("a key that is not there", Code::RecordNotFound, records.get(get.clone()).await);
     let unknown = Some(v1::Consistency { level: 7, min_index: 0 });
     let request = v1::GetRequest { consistency: unknown, ..get };
@@ -204,12 +204,12 @@ async fn refuse_collections(api: &Api) {
     let result = collections.drop_namespace(drop("nowhere")).await;
     refused("an unknown namespace", Code::NamespaceNotFound, result);
 
-    let create = |collection| v1::CreateCollectionRequest { collection, ..Default::default() };
+    let create = |collection| v1::CreateCollectionRequest { collection, session: None };
     let result = collections.create_collection(create(name("lab", "notes"))).await;
     refused("a taken name", Code::AlreadyExists, result);
     let result = collections.create_collection(create(name("nowhere", "notes"))).await;
     refused("an unknown namespace", Code::NamespaceNotFound, result);
-    let request = v1::DropCollectionRequest { collection: name("lab", "no"), ..Default::default() };
+    let request = v1::DropCollectionRequest { collection: name("lab", "no"), session: None };
     let result = collections.drop_collection(request).await;
     refused("an unknown collection", Code::CollectionNotFound, result);
     let request =

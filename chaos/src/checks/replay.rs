@@ -88,7 +88,6 @@ impl Replay {
                     Action::Put { value, .. } => Some(value.clone()),
                     Action::Delete => None,
                     Action::Check => continue,
-                    Action::Patch { .. } => unreachable!("no client of the simulation patches"),
                 };
                 self.versions.entry(write.key.to_vec()).or_default().push((index, value));
             }

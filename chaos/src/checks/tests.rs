@@ -252,7 +252,7 @@ fn put(value: &'static str, condition: Condition) -> Effect {
             collection: CollectionName::parse("default", "quarrel").unwrap(),
             key: Bytes::from_static(b"key"),
             condition,
-            action: Action::put(value, ""),
+            action: Action::Put { value, content_type: String::new() },
         }],
     })
 }

@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use ratoon::raft::{Answer, Core, Input, Output, Waiter};
 use ratoon::state::read;
 use ratoon::transfer::receiver::Input as Word;
-use ratoon::types::{Code, Failure, Moment, NodeId};
+use ratoon::types::{Code, Failure, NodeId};
 
 use super::calls::Origin;
 use super::clients::{Response, collection};
@@ -280,7 +280,7 @@ impl World {
         if applied < index {
             bail!("a read at index {index} is let go while the state is at {applied}");
         }
-        let response = match read::get(&*view, &collection(), key, &Moment::Now) {
+        let response = match read::get(&*view, &collection(), key) {
             Ok(record) => Response::Value(applied, record),
             Err(error) => bail!("a read failed: {error}"),
         };

@@ -215,7 +215,7 @@ impl World {
             value.resize((value_bytes as usize).max(value.len()), b'v');
             let action = match random.below(10) {
                 0 | 1 => Action::Delete,
-                _ => Action::put(Bytes::from(value), String::new()),
+                _ => Action::Put { value: Bytes::from(value), content_type: String::new() },
             };
             writes.push(Write { collection: collection(), key: key.into(), condition, action });
         }

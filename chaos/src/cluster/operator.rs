@@ -146,7 +146,7 @@ impl World {
         };
         match step {
             Step::OpenSession => propose(None, Command::OpenSession),
-            Step::CreateCollection => in_session(Command::create_collection(collection())),
+            Step::CreateCollection => in_session(Command::CreateCollection(collection())),
             Step::CreateToken { number, learner } => in_session(Command::CreateToken {
                 secret_hash: secret(*number),
                 // The leader's clock may be off by hours.

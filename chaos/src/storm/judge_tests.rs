@@ -14,7 +14,7 @@ use ratoon::types::Action;
 const KEY: &[u8] = b"000000/01";
 
 fn put(value: &'static str) -> Effect {
-    write(Action::put(value, ""))
+    write(Action::Put { value: Bytes::from_static(value.as_bytes()), content_type: String::new() })
 }
 
 fn write(action: Action) -> Effect {

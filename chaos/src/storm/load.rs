@@ -238,7 +238,7 @@ impl Quarreller {
         };
         let action = match self.random.below(10) {
             0 => Action::Delete,
-            _ => Action::put(self.new_value(), ""),
+            _ => Action::Put { value: self.new_value(), content_type: String::new() },
         };
         Write { collection: self.collection.clone(), key: key.into(), condition, action }
     }

@@ -36,7 +36,7 @@ fn message(info: read::CollectionInfo) -> Collection {
     Collection {
         name: Some(collection_to(&info.name)),
         incarnation: info.incarnation,
-        created_index: info.created_index,
+        created_index: info.incarnation,
         created_unix_ms: info.created_unix_ms,
         records: info.records,
         bytes: info.bytes,
@@ -94,7 +94,7 @@ impl Collections for CollectionsService {
     ) -> Result<Response<CreateCollectionResponse>, Status> {
         let asked = request.into_inner();
         let name = collection_from(asked.collection).map_err(refuse)?;
-        let command = Ok(Command::create_collection(name.clone()));
+        let command = Ok(Command::CreateCollection(name.clone()));
         match self.execute(asked.session, command).await? {
             (index, Reply::CollectionCreated { incarnation, created_unix_ms }) => {
                 let collection = Collection {
@@ -116,7 +116,7 @@ impl Collections for CollectionsService {
         request: Request<DropCollectionRequest>,
     ) -> Result<Response<DropCollectionResponse>, Status> {
         let asked = request.into_inner();
-        let command = collection_from(asked.collection).map(Command::drop_collection);
+        let command = collection_from(asked.collection).map(Command::DropCollection);
         let (index, _) = self.execute(asked.session, command).await?;
         Ok(Response::new(DropCollectionResponse { index }))
     }

@@ -7,9 +7,8 @@ use super::reads::Reads;
 use super::{misfit, refuse};
 use crate::node::{Handle, StateView};
 use crate::proto::public::{
-    batch_from, collection_from, condition_from, consistency_from, encoded_bytes, expiry_from,
-    key_from, keys_from, moment_from, page_to, patch_from, put_from, record_to, scan_from,
-    session_from,
+    batch_from, collection_from, condition_from, consistency_from, encoded_bytes, key_from,
+    page_to, put_from, record_to, scan_from, session_from,
 };
 use crate::proto::v1::records_server::Records;
 use crate::proto::v1::*;
@@ -48,17 +47,7 @@ fn put_command(asked: PutRequest) -> Result<WriteBatch, Failure> {
         collection: collection_from(asked.collection)?,
         key: key_from(asked.key)?,
         condition: condition_from(asked.condition)?,
-        action: put_from(asked.value, asked.content_type, expiry_from(asked.expiry))?,
-    };
-    Ok(WriteBatch { writes: vec![write] })
-}
-
-fn patch_command(asked: PatchRequest) -> Result<WriteBatch, Failure> {
-    let write = DomainWrite {
-        collection: collection_from(asked.collection)?,
-        key: key_from(asked.key)?,
-        condition: condition_from(asked.condition)?,
-        action: patch_from(asked.patch)?,
+        action: put_from(asked.value, asked.content_type)?,
     };
     Ok(WriteBatch { writes: vec![write] })
 }
@@ -108,9 +97,8 @@ impl Records for RecordsService {
         let consistency = consistency_from(asked.consistency).map_err(refuse)?;
         let name = collection_from(asked.collection).map_err(refuse)?;
         let key = key_from(asked.key).map_err(refuse)?;
-        let moment = moment_from(asked.moment).map_err(refuse)?;
         let reading = move |state: &StateView| {
-            read::get(state.view.as_ref(), &name, &key, &moment)?.ok_or_else(|| {
+            read::get(state.view.as_ref(), &name, &key)?.ok_or_else(|| {
                 Failure::new(Code::RecordNotFound, format!("{name} holds no such key"))
             })
         };
@@ -118,38 +106,6 @@ impl Records for RecordsService {
         let message = GetResponse { record: Some(record_to(record)), index };
         let bytes = encoded_bytes(&message);
         weighed(budget, message, bytes)
-    }
-
-    async fn multi_get(
-        &self,
-        mut request: Request<MultiGetRequest>,
-    ) -> Result<Response<MultiGetResponse>, Status> {
-        let budget = request.extensions_mut().remove::<Budget>();
-        let asked = request.into_inner();
-        let consistency = consistency_from(asked.consistency).map_err(refuse)?;
-        let name = collection_from(asked.collection).map_err(refuse)?;
-        let keys = keys_from(asked.keys).map_err(refuse)?;
-        let moment = moment_from(asked.moment).map_err(refuse)?;
-        let reading = move |state: &StateView| {
-            read::multi_get(state.view.as_ref(), &name, &keys, &moment).map_err(Failure::from)
-        };
-        let ((records, answered), index) =
-            self.reads.read(consistency, reading).await.map_err(refuse)?;
-        let answered = u32::try_from(answered).expect("a request has a bounded number of keys");
-        let records = records.into_iter().map(record_to).collect();
-        let message = MultiGetResponse { records, answered, index };
-        let bytes = encoded_bytes(&message);
-        weighed(budget, message, bytes)
-    }
-
-    async fn patch(
-        &self,
-        request: Request<PatchRequest>,
-    ) -> Result<Response<PatchResponse>, Status> {
-        let mut asked = request.into_inner();
-        let session = asked.session.take();
-        let (version, existed) = self.write(session, patch_command(asked).map_err(refuse)?).await?;
-        Ok(Response::new(PatchResponse { version, existed: existed[0] }))
     }
 
     async fn delete(
@@ -182,7 +138,7 @@ impl Records for RecordsService {
         let name = collection_from(asked.collection.take()).map_err(refuse)?;
         let options = scan_from(asked).map_err(refuse)?;
         let reading = move |state: &StateView| {
-            read::scan(state.view.as_ref(), &name, &options).map_err(Failure::from)
+            read::scan(state.view.as_ref(), &name, &options, state.index).map_err(Failure::from)
         };
         let (page, _) = self.reads.read(consistency, reading).await.map_err(refuse)?;
         let message = page_to(page);

@@ -26,7 +26,7 @@ use super::progress::Progress;
 use super::text;
 use crate::client::{Client, Pages};
 use crate::limits::{EXPORT_PAGES_AHEAD, IMPORT_LISTED_MAX};
-use crate::types::{CollectionName, Consistency, ScanOptions, ScanPage, ScanShow};
+use crate::types::{CollectionName, Consistency, ScanOptions, ScanPage};
 
 const EXAMPLES: &str = "\
 tree   one file a record, named by its key. Keys that are no safe relative paths (absolute, with
@@ -87,8 +87,8 @@ struct Source {
 
 impl Source {
     fn pages(&self, keys_only: bool) -> Pages {
-        let show = if keys_only { ScanShow::Keys } else { ScanShow::Records };
-        let options = ScanOptions { prefix: self.prefix.clone(), show, ..ScanOptions::default() };
+        let options =
+            ScanOptions { prefix: self.prefix.clone(), keys_only, ..ScanOptions::default() };
         self.client.scan_pages(&self.collection, options, self.consistency)
     }
 }

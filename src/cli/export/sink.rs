@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     fn record(key: &'static str, value: &'static str) -> Record {
-        Record { key: key.into(), value: value.into(), version: 3, ..Record::default() }
+        Record { key: key.into(), value: value.into(), version: 3, content_type: String::new() }
     }
 
     #[test]

@@ -65,7 +65,8 @@ mod tests {
                 batches.extend(batcher.push(Record {
                     key: at.to_string().into(),
                     value: Bytes::from(vec![0; *size]),
-                    ..Record::default()
+                    version: 0,
+                    content_type: String::new(),
                 }));
             }
             batches.extend(batcher.finish());
@@ -84,7 +85,12 @@ mod tests {
     #[test]
     fn many_small_records_are_cut_by_count() {
         let mut batcher = Batcher::default();
-        let record = Record { key: "k".into(), ..Record::default() };
+        let record = Record {
+            key: "k".into(),
+            value: Bytes::new(),
+            version: 0,
+            content_type: String::new(),
+        };
         let full = (0..=IMPORT_BATCH_RECORDS).find_map(|_| batcher.push(record.clone()));
         assert_eq!(full.unwrap().len(), IMPORT_BATCH_RECORDS);
         assert_eq!(batcher.finish().unwrap().len(), 1);

@@ -243,7 +243,6 @@ fn read_tree(
                 value: Bytes::from(value),
                 version: 0,
                 content_type: String::new(),
-                expires_unix_ms: None,
             };
             if !each(record) {
                 return Ok(());
@@ -384,7 +383,6 @@ fn line_record(line: &[u8], prefix: &[u8], key: Option<&KeyPath>) -> Result<Line
             value: Bytes::copy_from_slice(line),
             version: 0,
             content_type: JSON.to_owned(),
-            expires_unix_ms: None,
         },
     };
     if !prefix.is_empty() {

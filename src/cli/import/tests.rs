@@ -145,7 +145,6 @@ fn exported_records_come_back_with_any_key_and_value() {
         value: b"a\nb\xfe".to_vec().into(),
         version: 0,
         content_type: "x/y".to_owned(),
-        expires_unix_ms: Some(5),
     };
     fs::write(&path, record_line::encode(&record)).unwrap();
     let input = choose(&[&path], Some(Format::Jsonl), None, "").unwrap();

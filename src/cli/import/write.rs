@@ -15,7 +15,7 @@ use crate::cli::progress::Progress;
 use crate::client::Client;
 use crate::limits::{IMPORT_BATCHES_IN_FLIGHT, IMPORT_COMPARES_IN_FLIGHT};
 use crate::types::{
-    Action, CollectionName, Condition, Consistency, Expiry, Failure, Record, Write, WriteBatch,
+    Action, CollectionName, Condition, Consistency, Failure, Record, Write, WriteBatch,
 };
 
 /// Batches read ahead of those on their way.
@@ -118,11 +118,7 @@ impl Writer {
                 collection: self.collection.clone(),
                 key: record.key,
                 condition: Condition::Always,
-                action: Action::Put {
-                    value: record.value,
-                    content_type: record.content_type,
-                    expiry: record.expires_unix_ms.map_or(Expiry::Never, Expiry::AtUnixMs),
-                },
+                action: Action::Put { value: record.value, content_type: record.content_type },
             });
         }
         if !writes.is_empty() {

@@ -16,7 +16,6 @@ fn put(key: &[u8], value: Vec<u8>) -> v1::Write {
         action: Some(v1::write::Action::Put(v1::PutAction {
             value: value.into(),
             content_type: String::new(),
-            expiry: None,
         })),
     }
 }
@@ -38,19 +37,12 @@ fn keys_and_values_are_refused_one_byte_past_their_limits() {
     let failure = key_from(vec![0; limits::KEY_BYTES_MAX + 1].into()).unwrap_err();
     assert_eq!(failure.code, Code::KeyTooLarge);
 
-    assert!(
-        put_from(vec![0; limits::VALUE_BYTES_MAX].into(), String::new(), Expiry::Never).is_ok()
-    );
-    let failure =
-        put_from(vec![0; limits::VALUE_BYTES_MAX + 1].into(), String::new(), Expiry::Never)
-            .unwrap_err();
+    assert!(put_from(vec![0; limits::VALUE_BYTES_MAX].into(), String::new()).is_ok());
+    let failure = put_from(vec![0; limits::VALUE_BYTES_MAX + 1].into(), String::new()).unwrap_err();
     assert_eq!(failure.code, Code::ValueTooLarge);
 
     let content_type = "x".repeat(limits::CONTENT_TYPE_BYTES_MAX + 1);
-    assert_eq!(
-        put_from(Bytes::new(), content_type, Expiry::Never).unwrap_err().code,
-        Code::InvalidArgument
-    );
+    assert_eq!(put_from(Bytes::new(), content_type).unwrap_err().code, Code::InvalidArgument);
 }
 
 #[test]
@@ -155,23 +147,12 @@ proptest! {
     fn writes_come_back_as_they_were_sent(
         keys in proptest::collection::btree_set(proptest::collection::vec(any::<u8>(), 1..20), 1..20),
         value in proptest::collection::vec(any::<u8>(), 0..50),
-        choice in 0u8..6,
+        choice in 0u8..3,
         version in any::<u64>(),
     ) {
         let action = match choice {
-            0 => Action::put(value, "text/plain"),
+            0 => Action::Put { value: value.into(), content_type: "text/plain".into() },
             1 => Action::Delete,
-            2 => Action::Patch { patch: value.into() },
-            3 => Action::Put {
-                value: value.into(),
-                content_type: String::new(),
-                expiry: Expiry::AfterMs(version),
-            },
-            4 => Action::Put {
-                value: value.into(),
-                content_type: String::new(),
-                expiry: Expiry::AtUnixMs(version),
-            },
             _ => Action::Check,
         };
         let collection = CollectionName::parse("prod", "users").unwrap();

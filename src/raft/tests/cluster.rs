@@ -584,7 +584,7 @@ pub fn command(bytes: usize) -> Bytes {
         },
         key: Bytes::from_static(b"key"),
         condition: Condition::Always,
-        action: Action::put(Bytes::from(vec![7; bytes]), String::new()),
+        action: Action::Put { value: Bytes::from(vec![7; bytes]), content_type: String::new() },
     };
     let command = Command::Write(WriteBatch { writes: vec![write] });
     codec::encode_request(&Request { session: None, command })

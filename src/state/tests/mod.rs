@@ -1,8 +1,6 @@
 //! Stories of the state machine, one file a subject.
 #![allow(clippy::unwrap_used)]
 
-mod clones;
-mod collect;
 mod collections;
 mod damage;
 mod entries;

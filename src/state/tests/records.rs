@@ -8,10 +8,10 @@ use crate::limits::{
 };
 use crate::state::read;
 use crate::state::testing::*;
-use crate::types::{Action, Code, Command, Condition, Moment, Record, Reply, Write};
+use crate::types::{Action, Code, Command, Condition, Record, Reply, Write};
 
 fn get(replica: &Replica, key: &str) -> Option<Record> {
-    read::get(&replica.view, &collection("c"), key.as_bytes(), &Moment::Now).unwrap()
+    read::get(&replica.view, &collection("c"), key.as_bytes()).unwrap()
 }
 
 fn value(replica: &Replica, key: &str) -> Option<String> {
@@ -28,7 +28,6 @@ fn a_put_is_read_back_with_its_version_and_content_type() {
         value: Bytes::from_static(b"v"),
         version,
         content_type: "text/plain".into(),
-        expires_unix_ms: None,
     };
     assert_eq!(get(&replica, "k"), Some(expected));
     assert_eq!(get(&replica, "j"), None);
@@ -114,11 +113,11 @@ fn a_batch_writes_to_several_collections_or_to_none() {
     let mut replica = Replica::with_collection();
     let other = |name| Write { collection: collection(name), ..put("k", "v") };
     assert_refused(replica.write(vec![put("k", "v"), other("d")]), Code::CollectionNotFound);
-    replica.run(Command::create_collection(collection("d"))).unwrap();
+    replica.run(Command::CreateCollection(collection("d"))).unwrap();
     let reply = replica.write(vec![put("k", "v"), other("d")]).unwrap();
     assert_eq!(reply, Reply::Written { existed: vec![false, false] });
     replica.write_batch();
-    let found = read::get(&replica.view, &collection("d"), b"k", &Moment::Now).unwrap().unwrap();
+    let found = read::get(&replica.view, &collection("d"), b"k").unwrap().unwrap();
     assert_eq!(Some(found), get(&replica, "k"));
 }
 
@@ -161,10 +160,12 @@ fn keys_that_begin_like_others_are_others() {
 fn every_limit_of_a_write_is_refused_one_above_and_taken_at_it() {
     let mut replica = Replica::with_collection();
     let key = |bytes: usize| Write { key: vec![b'k'; bytes].into(), ..put("", "") };
-    let value =
-        |bytes: usize| Write { action: Action::put(vec![0; bytes], String::new()), ..put("k", "") };
+    let value = |bytes: usize| Write {
+        action: Action::Put { value: vec![0; bytes].into(), content_type: String::new() },
+        ..put("k", "")
+    };
     let content_type = |bytes: usize| Write {
-        action: Action::put(Bytes::new(), "t".repeat(bytes)),
+        action: Action::Put { value: Bytes::new(), content_type: "t".repeat(bytes) },
         ..put("k", "")
     };
     assert_refused(replica.write(vec![key(0)]), Code::KeyEmpty);
@@ -188,7 +189,7 @@ fn a_batch_s_bytes_count_keys_values_content_types_and_names() {
     let mut replica = Replica::with_collection();
     let overhead = "default".len() + "c".len() + "a".len();
     let filled = |key: &str, bytes: usize| Write {
-        action: Action::put(vec![0; bytes], String::new()),
+        action: Action::Put { value: vec![0; bytes].into(), content_type: String::new() },
         ..put(key, "")
     };
     let (half, rest) = (VALUE_BYTES_MAX, BATCH_BYTES_MAX - VALUE_BYTES_MAX - 2 * overhead);
@@ -201,7 +202,7 @@ fn a_batch_s_bytes_count_keys_values_content_types_and_names() {
 fn get_refuses_keys_that_no_record_can_have() {
     let mut replica = Replica::with_collection();
     replica.write_batch();
-    let read = |key: &[u8]| read::get(&replica.view, &collection("c"), key, &Moment::Now);
+    let read = |key: &[u8]| read::get(&replica.view, &collection("c"), key);
     assert_refused(read(b""), Code::KeyEmpty);
     assert_refused(read(&[b'k'; KEY_BYTES_MAX + 1]), Code::KeyTooLarge);
     assert_eq!(read(&[b'k'; KEY_BYTES_MAX]).unwrap(), None);

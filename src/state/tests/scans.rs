@@ -8,10 +8,10 @@ use crate::limits::{
 };
 use crate::state::testing::*;
 use crate::state::{RequestError, read};
-use crate::types::{Action, Code, Command, Moment, ScanOptions, ScanPage, ScanShow, Write};
+use crate::types::{Action, Code, Command, ScanOptions, ScanPage, Write};
 
 fn scan(replica: &Replica, options: &ScanOptions) -> Result<ScanPage, RequestError> {
-    read::scan(&replica.view, &collection("c"), options)
+    read::scan(&replica.view, &collection("c"), options, replica.state.applied())
 }
 
 fn keys(page: &ScanPage) -> Vec<&str> {
@@ -112,10 +112,7 @@ fn a_scan_at_an_earlier_index_sees_that_moment() {
     replica.put("a", "2");
     replica.put("b", "2");
     replica.write_batch();
-    let at = |index| {
-        let options = ScanOptions { moment: Moment::Index(index), ..ScanOptions::default() };
-        scan(&replica, &options)
-    };
+    let at = |index| read::scan(&replica.view, &collection("c"), &ScanOptions::default(), index);
     let page = at(early).unwrap();
     assert_eq!(keys(&page), ["a"]);
     assert_eq!((&page.records[0].value[..], page.index), (&b"1"[..], early));
@@ -126,7 +123,7 @@ fn a_scan_at_an_earlier_index_sees_that_moment() {
 #[test]
 fn keys_only_leaves_values_out() {
     let replica = with_keys(&["a", "b"]);
-    let options = ScanOptions { show: ScanShow::Keys, ..ScanOptions::default() };
+    let options = ScanOptions { keys_only: true, ..ScanOptions::default() };
     let page = scan(&replica, &options).unwrap();
     assert_eq!(keys(&page), ["a", "b"]);
     assert!(page.records.iter().all(|record| record.value.is_empty() && record.version > 0));
@@ -135,7 +132,7 @@ fn keys_only_leaves_values_out() {
 #[test]
 fn a_page_ends_at_its_byte_limit_but_holds_one_record_of_any_size() {
     let mut replica = Replica::with_collection();
-    let value = Action::put(vec![0; VALUE_BYTES_MAX], String::new());
+    let value = Action::Put { value: vec![0; VALUE_BYTES_MAX].into(), content_type: String::new() };
     let large = |key| Write { action: value.clone(), ..put(key, "") };
     replica.write(vec![large("a"), put("c", "")]).unwrap();
     replica.write(vec![large("b")]).unwrap();
@@ -195,13 +192,14 @@ fn a_long_stretch_of_deleted_records_costs_pages_not_one_long_call() {
 #[test]
 fn malformed_and_foreign_cursors_are_invalid() {
     let mut replica = with_keys(&["a", "b", "c"]);
-    replica.run(Command::create_collection(collection("d"))).unwrap();
+    replica.run(Command::CreateCollection(collection("d"))).unwrap();
     let other = Write { collection: collection("d"), ..put("x", "") };
     replica.write(vec![other.clone(), Write { key: "y".into(), ..other }]).unwrap();
     replica.write_batch();
     let one = ScanOptions { limit: 1, ..ScanOptions::default() };
     let good = scan(&replica, &one).unwrap().cursor;
-    let foreign = read::scan(&replica.view, &collection("d"), &one).unwrap().cursor;
+    let foreign =
+        read::scan(&replica.view, &collection("d"), &one, replica.state.applied()).unwrap().cursor;
     let with_cursor = |cursor: Bytes| ScanOptions { cursor, ..ScanOptions::default() };
     assert_refused(scan(&replica, &with_cursor(foreign)), Code::CursorInvalid);
     for cut in 1..good.len() {
@@ -211,9 +209,7 @@ fn malformed_and_foreign_cursors_are_invalid() {
     versioned[0] = 2;
     assert_refused(scan(&replica, &with_cursor(versioned.into())), Code::CursorInvalid);
     // Index 1 lies before the collection's creation; the far future has not been applied.
-    for (index, code) in
-        [(0_u64, Code::CursorInvalid), (1, Code::CollectionNotFound), (u64::MAX, Code::Unavailable)]
-    {
+    for (index, code) in [(1_u64, Code::CursorInvalid), (u64::MAX, Code::Unavailable)] {
         let mut moved = good.to_vec();
         moved[9..17].copy_from_slice(&index.to_be_bytes());
         assert_refused(scan(&replica, &with_cursor(moved.into())), code);
@@ -223,8 +219,8 @@ fn malformed_and_foreign_cursors_are_invalid() {
     let outside = ScanOptions { end: Bytes::from_static(b"b"), ..with_cursor(good.clone()) };
     assert_refused(scan(&replica, &outside), Code::CursorInvalid);
     // Dropped and created again: the cursor's collection is gone.
-    replica.run(Command::drop_collection(collection("c"))).unwrap();
-    replica.run(Command::create_collection(collection("c"))).unwrap();
+    replica.run(Command::DropCollection(collection("c"))).unwrap();
+    replica.run(Command::CreateCollection(collection("c"))).unwrap();
     replica.write_batch();
     assert_refused(scan(&replica, &with_cursor(good)), Code::CursorInvalid);
 }

@@ -3,7 +3,7 @@
 use crate::limits::SESSIONS_MAX;
 use crate::state::testing::*;
 use crate::state::{State, read};
-use crate::types::{Code, Command, Condition, Moment, Reply, WriteBatch};
+use crate::types::{Code, Command, Condition, Reply, WriteBatch};
 
 fn open(replica: &mut Replica) -> u64 {
     match replica.run(Command::OpenSession).unwrap() {
@@ -31,8 +31,7 @@ fn a_retry_is_answered_as_the_first_time_and_not_executed_again() {
         let retried = replica.run_in(session, 1, command);
         assert_eq!(retried, first, "the version is that of the first execution");
         replica.write_batch();
-        let record =
-            read::get(&replica.view, &collection("c"), b"k", &Moment::Now).unwrap().unwrap();
+        let record = read::get(&replica.view, &collection("c"), b"k").unwrap().unwrap();
         assert_eq!(&record.value[..], b"2");
     }
 }
@@ -72,7 +71,7 @@ fn another_command_under_a_used_number_is_neither_executed_nor_answered_as_the_f
     assert_refused(replica.run_in(session, 1, other).reply, Code::InvalidArgument);
     assert_eq!(replica.run_in(session, 1, first), answered, "the true retry is answered still");
     replica.write_batch();
-    let record = read::get(&replica.view, &collection("c"), b"k", &Moment::Now).unwrap().unwrap();
+    let record = read::get(&replica.view, &collection("c"), b"k").unwrap().unwrap();
     assert_eq!(&record.value[..], b"1");
 }
 
@@ -82,7 +81,7 @@ fn a_command_of_an_unknown_session_is_not_executed() {
     let outcome = replica.run_in(77, 1, write_command(vec![put("k", "1")]));
     assert_refused(outcome.reply, Code::SessionExpired);
     replica.write_batch();
-    assert_eq!(read::get(&replica.view, &collection("c"), b"k", &Moment::Now).unwrap(), None);
+    assert_eq!(read::get(&replica.view, &collection("c"), b"k").unwrap(), None);
 }
 
 #[test]

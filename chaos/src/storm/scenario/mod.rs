@@ -400,7 +400,7 @@ pub async fn write_ballast(world: &mut World, first: u64, bytes: u64) -> Result<
                 collection: collection.clone(),
                 key: format!("{number:08}").into(),
                 condition: Condition::Always,
-                action: Action::put(noise(number), ""),
+                action: Action::Put { value: noise(number), content_type: String::new() },
             })
             .collect();
         let client = world.admin.with_timeout(LONG);
