@@ -2,14 +2,14 @@
 //!
 //! Framed like the record of a pull. What does not decode is forgotten: the files are read again.
 
-use bincode::{Decode, Encode};
+use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use super::pull_record::{RecordError, frame, unframe};
 
 /// Sums of one file and what identifies it. This struct is the format on disk: changing it takes a
 /// new version byte.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+#[derive(Clone, PartialEq, Eq, Debug, Encode, BorrowDecode)]
 pub struct CachedSums {
     /// File name.
     pub name: String,

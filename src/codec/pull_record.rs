@@ -4,10 +4,11 @@
 //! node reads it. What does not decode is worth nothing but time: the receiver then judges every
 //! staged chunk by the manifest.
 
-use bincode::{Decode, Encode};
+use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 use thiserror::Error;
 
+use super::local;
 use super::manifest::{decode_reference, encode_reference};
 use crate::limits::PULL_RECORD_BYTES_MAX;
 use crate::types::{
@@ -31,7 +32,7 @@ pub enum RecordError {
     Version(u8),
 }
 
-#[derive(Encode, Decode)]
+#[derive(Encode, BorrowDecode)]
 struct RecordOnDisk {
     reference: Vec<u8>,
     index: u64,
@@ -46,7 +47,7 @@ struct RecordOnDisk {
     partial: Vec<(u32, u32, u32, u32)>,
 }
 
-#[derive(Encode, Decode)]
+#[derive(Encode, BorrowDecode)]
 struct CountersOnDisk {
     received: u64,
     resent: u64,
@@ -57,13 +58,13 @@ struct CountersOnDisk {
     started_unix_ms: u64,
 }
 
-#[derive(Encode, Decode)]
+#[derive(Encode, BorrowDecode)]
 struct SetOnDisk {
     len: u32,
     words: Vec<u64>,
 }
 
-#[derive(Encode, Decode)]
+#[derive(Encode, BorrowDecode)]
 struct StatusOnDisk {
     snapshot: [u8; 32],
     index: u64,
@@ -198,7 +199,7 @@ pub(super) fn frame<T: Encode>(value: &T) -> Bytes {
     Bytes::from(bytes)
 }
 
-pub(super) fn unframe<T: Decode<()>>(bytes: &[u8]) -> Result<T, RecordError> {
+pub(super) fn unframe<T: for<'a> BorrowDecode<'a, ()>>(bytes: &[u8]) -> Result<T, RecordError> {
     if bytes.len() < HEADER_BYTES || bytes.len() > PULL_RECORD_BYTES_MAX {
         return Err(RecordError::Damaged(format!("it has {} bytes", bytes.len())));
     }
@@ -209,9 +210,7 @@ pub(super) fn unframe<T: Decode<()>>(bytes: &[u8]) -> Result<T, RecordError> {
     if bytes[0] != VERSION {
         return Err(RecordError::Version(bytes[0]));
     }
-    let config = bincode::config::standard().with_limit::<{ 4 * PULL_RECORD_BYTES_MAX }>();
-    let (value, used) =
-        bincode::decode_from_slice(&bytes[HEADER_BYTES..], config).map_err(|e| damaged(&e))?;
+    let (value, used) = local::decode_bounded(&bytes[HEADER_BYTES..]).map_err(|e| damaged(&e))?;
     if used + HEADER_BYTES != bytes.len() {
         return Err(RecordError::Damaged("bytes are left over".to_owned()));
     }
