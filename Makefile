@@ -18,6 +18,8 @@ BIN := $(CARGO_TARGET_DIR)/debug
 SEEDS ?= 100
 STORM ?= --scenario cuts --duration 30s
 ARGS ?=
+# Seconds that `make fuzz` gives each parser.
+SECONDS ?= 60
 
 # nextest where it is installed, else cargo's own runner.
 TEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo 'nextest run' || echo test)
@@ -111,6 +113,17 @@ storm: prepare ## A storm on real processes. Which: STORM='--scenario kills --du
 .PHONY: bugs
 bugs: prepare ## Plant known bugs in a scratch copy: the suite must find each. Arguments: ARGS='--seeds 500 vote'.
 	chaos/bugs/run $(ARGS)
+
+# The targets are tests of the library, named `fuzz`; see docs/testing.md.
+FUZZ := $(CARGO) test --locked --workspace --lib -- fuzz::
+
+.PHONY: fuzz
+fuzz: prepare ## Fuzz every parser, SECONDS=60 each.
+	FUZZ_SECONDS=$(SECONDS) FUZZ_KEEP="$(CARGO_TARGET_DIR)/fuzz" $(FUZZ) --nocapture --test-threads="$$(nproc)"
+
+.PHONY: fuzz-corpus
+fuzz-corpus: prepare ## Write the valid examples of every parser into the corpus anew.
+	FUZZ_WRITE_CORPUS=1 $(FUZZ)
 
 .PHONY: grpc-client
 grpc-client: build ## Talk to a cluster with a Python client that knows only reflection.

@@ -6,6 +6,8 @@
 // Floor 0: words, bytes, bounds.
 pub mod codec;
 pub mod fault;
+#[cfg(test)]
+mod fuzz;
 pub mod kv;
 pub mod limits;
 pub mod manifest;

@@ -18,6 +18,8 @@ mod failure;
 #[allow(clippy::unwrap_used)]
 mod fake_node;
 mod format;
+#[cfg(test)]
+mod fuzz;
 mod get;
 mod import;
 mod init;

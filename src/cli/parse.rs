@@ -241,12 +241,6 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_a_parser_panic(text in ".{0,80}") {
-            let _ = (address(&text), endpoint(&text), byte_count(&text), duration(&text));
-            let _ = (profile_name(&text), cursor(&text), key(OsStr::new(&text), true));
-        }
-
-        #[test]
         fn any_key_survives_its_hex_form(bytes in proptest::collection::vec(any::<u8>(), 1..64)) {
             let text = data_encoding::HEXLOWER.encode(&bytes);
             prop_assert_eq!(key(OsStr::new(&text), true).unwrap(), bytes);

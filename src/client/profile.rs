@@ -247,6 +247,9 @@ fn put_beside(staged: &Path, path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;

@@ -1,8 +1,6 @@
 //! Requests, entries and replies on the wire: round trips, golden bytes, damage.
 #![allow(clippy::unwrap_used)]
 
-use proptest::prelude::*;
-
 use super::*;
 use crate::types::{
     Action, Addresses, CollectionName, Command, Condition, Name, NodeId, SessionSequence,
@@ -93,35 +91,4 @@ fn an_entry_keeps_its_bytes() {
          12016b320176\
          3a0a746578742f706c61696e"
     );
-}
-
-proptest! {
-    #[test]
-    fn no_bytes_make_decoding_a_request_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        let bytes = Bytes::from(bytes);
-        if let Ok(request) = decode_request(bytes.clone()) {
-            prop_assert_eq!(decode_request(encode_request(&request)), Ok(request));
-        }
-        if let Err(error) = decode_entry(bytes.clone()) {
-            prop_assert!(matches!(error, DecodeError::Malformed { .. }), "entries have no rules");
-        }
-        if let Ok(reply) = decode_reply(bytes) {
-            prop_assert_eq!(decode_reply(encode_reply(&reply)), Ok(reply));
-        }
-    }
-
-    /// Damage to a real request: a cut or a changed byte gives another request or an error.
-    #[test]
-    fn damaged_requests_do_not_panic(
-        which in 0..16_usize, cut in any::<prop::sample::Index>(), byte in any::<u8>(),
-    ) {
-        let request = Request { session: None, command: all_commands().swap_remove(which) };
-        let mut bytes = Vec::from(encode_request(&request));
-        let place = cut.index(bytes.len());
-        prop_assert!(decode_request(Bytes::copy_from_slice(&bytes[..place])) != Ok(request.clone()));
-        bytes[place] = byte;
-        if let Ok(other) = decode_request(bytes.into()) {
-            prop_assert_eq!(decode_request(encode_request(&other)), Ok(other));
-        }
-    }
 }

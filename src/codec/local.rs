@@ -101,6 +101,16 @@ mod tests {
     }
 
     #[test]
+    fn a_few_damaged_bytes_take_no_megabytes() {
+        // Each claims as many numbers as the limit of the largest record would allow.
+        for claimed in [[251, 0xff, 0xff, 0, 0], [252, 0, 0, 0x10, 0]] {
+            let bytes = [&[1][..], &claimed].concat();
+            let refused = crate::fuzz::bounded(&bytes, || decode::<Vec<u64>>("numbers", 1, &bytes));
+            assert!(matches!(refused, Err(DecodeError::Malformed { .. })));
+        }
+    }
+
+    #[test]
     fn what_has_its_bytes_is_decoded_whatever_its_length() {
         for length in [0_u64, 1, 4_000, 5_000, 60_000, 70_000, 900_000, 2_000_000] {
             let numbers: Vec<u64> = (0..length).map(|number| number % 250).collect();

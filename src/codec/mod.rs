@@ -12,6 +12,9 @@ pub mod peer;
 pub mod pull_record;
 pub mod stored;
 
+#[cfg(test)]
+mod fuzz;
+
 pub use crate::proto::DecodeError;
 pub use entry::{
     decode_entry, decode_reply, decode_request, encode_entry, encode_reply, encode_request,

@@ -134,19 +134,5 @@ mod tests {
             let call = PeerRequest { body: Some(body) };
             prop_assert_eq!(decode_call(encode_call(&call)).unwrap(), call);
         }
-
-        #[test]
-        fn any_bytes_are_a_message_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let bytes = Bytes::from(bytes);
-            if let Ok(envelope) = decode_envelope(bytes.clone()) {
-                prop_assert!(decode_envelope(encode_envelope(&envelope)).is_ok());
-            }
-            if let Ok(call) = decode_call(bytes.clone()) {
-                prop_assert!(decode_call(encode_call(&call)).is_ok());
-            }
-            if let Ok(answer) = decode_answer(bytes) {
-                prop_assert!(decode_answer(encode_answer(&answer)).is_ok());
-            }
-        }
     }
 }

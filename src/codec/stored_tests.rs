@@ -4,7 +4,6 @@
 use std::fmt::Debug;
 
 use data_encoding::HEXLOWER;
-use proptest::prelude::*;
 
 use super::*;
 
@@ -158,33 +157,5 @@ fn outcomes_come_back_as_they_were_answered() {
     ];
     for result in results {
         assert_eq!(Outcome::from(&result).into_result().unwrap(), result);
-    }
-}
-
-proptest! {
-    #[test]
-    fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let mut bytes = bytes;
-        if let Some(first) = bytes.first_mut() {
-            // Most random version bytes end the story early.
-            *first = 1;
-        }
-        for outcome in [
-            decode::<Applied>(&bytes).err(),
-            decode::<ConfState>(&bytes).err(),
-            decode::<Cluster>(&bytes).err(),
-            decode::<Descriptor>(&bytes).err(),
-            decode::<Session>(&bytes).err(),
-            decode::<Record<'_>>(&bytes).err(),
-            decode::<Pin>(&bytes).err(),
-            decode::<Token>(&bytes).err(),
-        ].into_iter().flatten() {
-            let malformed = matches!(outcome, DecodeError::Malformed { .. });
-            prop_assert!(malformed, "{outcome}");
-        }
-        if let Ok(Session { outcome: Some(answer), .. }) = decode::<Session>(&bytes) {
-            let written = matches!(answer.outcome, Outcome::Done | Outcome::Session(_));
-            prop_assert!(answer.outcome.into_result().is_ok() || !written);
-        }
     }
 }

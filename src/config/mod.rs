@@ -9,6 +9,8 @@ mod load;
 mod settings;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;

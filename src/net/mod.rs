@@ -31,6 +31,8 @@ pub use stream::{RecvStream, SendStream};
 pub use subject::{Subject, parse_subject};
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

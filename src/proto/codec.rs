@@ -60,7 +60,7 @@ impl<Inner: Decoder<Error = Status>> Decoder for BoundedDecoder<Inner> {
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Inner::Item>, Status> {
         // The transport hands a message over in one piece.
         debug_assert_eq!(buffer.chunk().len(), buffer.remaining());
-        check(buffer.chunk()).map_err(|failure| failure_to_status(&failure))?;
+        check_fields(buffer.chunk()).map_err(|failure| failure_to_status(&failure))?;
         self.inner.decode(buffer)
     }
 
@@ -69,7 +69,8 @@ impl<Inner: Decoder<Error = Status>> Decoder for BoundedDecoder<Inner> {
     }
 }
 
-fn check(bytes: &[u8]) -> Result<(), Failure> {
+/// Refuses a message that is cut off, holds a group, or has more fields than any of ours.
+pub fn check_fields(bytes: &[u8]) -> Result<(), Failure> {
     let mut fields = 0;
     for field in Fields::of(bytes) {
         field.map_err(|problem| {
@@ -96,14 +97,14 @@ mod tests {
     #[test]
     fn a_message_of_millions_of_empty_items_is_refused_before_it_is_decoded() {
         let items = [0x0a, 0x00].repeat(GRPC_MESSAGE_BYTES_MAX / 2);
-        assert_eq!(check(&items).unwrap_err().code, Code::BatchTooLarge);
-        assert!(check(&items[..2 * MESSAGE_FIELDS_MAX]).is_ok());
+        assert_eq!(check_fields(&items).unwrap_err().code, Code::BatchTooLarge);
+        assert!(check_fields(&items[..2 * MESSAGE_FIELDS_MAX]).is_ok());
     }
 
     #[test]
     fn groups_and_what_is_cut_off_are_refused() {
         for bytes in [&[0x0b, 0x0c][..], &[0x0a, 0x05], &[0xff; 11]] {
-            assert_eq!(check(bytes).unwrap_err().code, Code::InvalidArgument, "{bytes:?}");
+            assert_eq!(check_fields(bytes).unwrap_err().code, Code::InvalidArgument, "{bytes:?}");
         }
     }
 }

@@ -14,6 +14,8 @@ mod cache;
 mod disk;
 mod embedded;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod inspect;
 mod memory;
 mod pins;

@@ -87,24 +87,6 @@ proptest! {
         let row = version_row(&versions_of(7, &key), index);
         prop_assert_eq!(row >= versions_of(7, &bound), key >= bound);
     }
-
-    #[test]
-    fn no_bytes_make_decoding_panic_and_what_decodes_encodes_to_the_same(
-        bytes in prop_oneof![
-            prop::collection::vec(any::<u8>(), 0..64),
-            prop::collection::vec(prop_oneof![Just(0_u8), Just(1), Just(0x11), Just(0xff)], 0..40),
-        ],
-    ) {
-        for family in Family::ALL {
-            if let Ok(key) = Key::decode(family, &bytes) {
-                prop_assert_eq!(key.family(), family);
-                prop_assert_eq!(&key.encode(), &bytes);
-            }
-        }
-        if let Ok((versions, index)) = split_version(&bytes) {
-            prop_assert_eq!(&version_row(versions, index), &bytes);
-        }
-    }
 }
 
 #[test]

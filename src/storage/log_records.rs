@@ -123,13 +123,6 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_are_no_records(bytes: Vec<u8>, index: u64) {
-            prop_assert!(decode_entry(index, &bytes).is_err());
-            prop_assert!(decode_hard_state(&bytes).is_err());
-            prop_assert!(decode_start(&bytes).is_err());
-        }
-
-        #[test]
         fn keys_sort_like_indexes(a: u64, b: u64) {
             prop_assert_eq!(entry_key(a).cmp(&entry_key(b)), a.cmp(&b));
             prop_assert_eq!(entry_index(&entry_key(a)), Some(a));

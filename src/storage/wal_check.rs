@@ -347,3 +347,6 @@ pub mod witness {
         }
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -10,6 +10,8 @@ pub mod sender;
 mod timing;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod simulation;
 
 pub use receiver::Receiver;

@@ -13,6 +13,9 @@ mod read;
 mod snapshot;
 mod token;
 
+#[cfg(test)]
+mod fuzz;
+
 pub use command::{Action, Command, Condition, Reply, Request, SessionSequence, Write, WriteBatch};
 pub use failure::{Code, Failure, Retry, causes};
 pub use id::{ClusterId, Digest, Index, NodeId, Now, SnapshotId, Term};

@@ -37,7 +37,7 @@ pub(super) fn node(id: u64) -> Result<NodeId, Failure> {
 }
 
 /// The life of a token, within its bounds.
-fn token_ttl(asked_ms: u64) -> Result<u64, Failure> {
+pub(super) fn token_ttl(asked_ms: u64) -> Result<u64, Failure> {
     match asked_ms {
         0 => Ok(limits::TOKEN_TTL_MS_DEFAULT),
         ms if ms <= limits::TOKEN_TTL_MS_MAX => Ok(ms),

@@ -43,7 +43,7 @@ fn message(info: read::CollectionInfo) -> Collection {
     }
 }
 
-fn namespace(name: &str) -> Result<Name, Failure> {
+pub(super) fn namespace(name: &str) -> Result<Name, Failure> {
     Name::parse("namespace", name)
 }
 

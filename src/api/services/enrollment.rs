@@ -19,13 +19,13 @@ pub(super) struct EnrollmentService {
 
 /// A request to join, checked as far as that can be done without the state.
 #[derive(Debug)]
-struct Joining {
+pub(super) struct Joining {
     secret: [u8; 32],
     addresses: DomainAddresses,
     certificate_request: Vec<u8>,
 }
 
-fn joining(asked: JoinRequest, cluster: ClusterId) -> Result<Joining, Failure> {
+pub(super) fn joining(asked: JoinRequest, cluster: ClusterId) -> Result<Joining, Failure> {
     let invalid = |message: &str| {
         Failure::new(Code::InvalidArgument, message)
             .hint("join with the command that `ratoon token create` printed")

@@ -3,6 +3,8 @@
 mod cluster;
 mod collections;
 mod enrollment;
+#[cfg(test)]
+mod fuzz;
 mod reads;
 mod records;
 mod snapshots;

@@ -42,7 +42,7 @@ impl RecordsService {
     }
 }
 
-fn put_command(asked: PutRequest) -> Result<WriteBatch, Failure> {
+pub(super) fn put_command(asked: PutRequest) -> Result<WriteBatch, Failure> {
     let write = DomainWrite {
         collection: collection_from(asked.collection)?,
         key: key_from(asked.key)?,
@@ -52,7 +52,7 @@ fn put_command(asked: PutRequest) -> Result<WriteBatch, Failure> {
     Ok(WriteBatch { writes: vec![write] })
 }
 
-fn delete_command(asked: DeleteRequest) -> Result<WriteBatch, Failure> {
+pub(super) fn delete_command(asked: DeleteRequest) -> Result<WriteBatch, Failure> {
     let write = DomainWrite {
         collection: collection_from(asked.collection)?,
         key: key_from(asked.key)?,

@@ -16,7 +16,7 @@ pub(super) struct SnapshotsService {
 }
 
 /// Checks the form of a snapshot's id; answers with its usual spelling.
-fn snapshot_id(text: &str) -> Result<String, Failure> {
+pub(super) fn snapshot_id(text: &str) -> Result<String, Failure> {
     text.parse::<SnapshotId>().map(|id| id.to_string()).map_err(|_| {
         let shown: String = text.chars().take(80).collect();
         Failure::new(Code::InvalidArgument, format!("{shown:?} is not the id of a snapshot"))

@@ -286,10 +286,5 @@ mod tests {
             }
             prop_assert!(reader.next_line().unwrap().is_none());
         }
-
-        #[test]
-        fn no_line_makes_the_search_panic(line in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let _ = "a.b".parse::<KeyPath>().unwrap().key_of(&line);
-        }
     }
 }

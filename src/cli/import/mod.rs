@@ -8,7 +8,7 @@
 mod batch;
 mod duplicates;
 mod input;
-mod lines;
+pub(super) mod lines;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;

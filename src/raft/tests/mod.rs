@@ -7,6 +7,7 @@ mod cluster;
 mod disk;
 
 mod boot;
+mod fuzz;
 mod hostile;
 mod installs;
 mod messages;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod fuzz;
 mod install;
 mod log;
 mod state;
