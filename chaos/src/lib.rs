@@ -1,5 +1,5 @@
-//! Deterministic simulation of whole clusters, on the pure core, from a seed; and storms on real
-//! processes.
+//! Deterministic simulation of whole clusters, on the pure core, from a seed; and storms, and
+//! a death at every failpoint, on real processes.
 //!
 //! One thread runs several nodes, each the real core, state machine and transfer machines on the
 //! adversarial twins of the storage; clock, network, disk and faults come from the seed, so a run
@@ -9,6 +9,7 @@ pub mod campaign;
 mod checks;
 mod cluster;
 pub mod corpus;
+pub mod faults;
 mod figures;
 pub mod power;
 mod random;
