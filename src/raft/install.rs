@@ -20,6 +20,8 @@ pub(super) struct Install {
     /// Whole on disk, being linked into a generation; one at a time.
     preparing: Option<SnapshotMeta>,
     phase: Phase,
+    /// What became of a snapshot, for the leader to hear as soon as one is known.
+    unreported: Option<(SnapshotId, Index, Result<(), String>)>,
 }
 
 #[derive(Default)]
@@ -163,7 +165,12 @@ impl Core {
     }
 
     fn report_to_leader(&mut self, id: SnapshotId, index: Index, outcome: Result<(), String>) {
-        let Some(to) = self.other_leader() else { return };
+        let Some(to) = self.other_leader() else {
+            // A node that has just started knows none. Untold, whoever leads would wait for its word
+            // until the lease is over.
+            self.install.unreported = Some((id, index, outcome));
+            return;
+        };
         let (ok, reason) = match outcome {
             Ok(()) => (true, String::new()),
             Err(reason) => (false, reason),
@@ -178,6 +185,11 @@ impl Core {
 
     /// Moves a prepared snapshot on as far as it can go now.
     pub(super) fn try_install(&mut self) -> Result<(), Halt> {
+        if self.other_leader().is_some()
+            && let Some((id, index, outcome)) = self.install.unreported.take()
+        {
+            self.report_to_leader(id, index, outcome);
+        }
         if let Phase::Prepared(meta, _) = &self.install.phase {
             if meta.index <= self.commit_index() {
                 let (id, index) = (meta.id, meta.index);

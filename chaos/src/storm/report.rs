@@ -226,7 +226,7 @@ impl Report {
         writeln!(text, "\nlatencies, milliseconds")?;
         writeln!(
             text,
-            "{:<16} {:>8} {:>8} {:>8} {:>9} {:>8} {:>8} {:>8} {:>9} {:>10}",
+            "{:<36} {:>8} {:>8} {:>8} {:>9} {:>8} {:>8} {:>8} {:>9} {:>10}",
             "during", "puts", "p50", "p99", "max", "gets", "p50", "p99", "max", "unanswered"
         )?;
         for of in &self.latencies {
@@ -234,7 +234,7 @@ impl Report {
                 format!("{:>8} {:>8.1} {:>8.1} {:>9.1}", q.count, q.p50_ms, q.p99_ms, q.max_ms)
             };
             let (puts, gets) = (row(&of.puts), row(&of.gets));
-            writeln!(text, "{:<16} {puts} {gets} {:>10}", of.during, of.unanswered)?;
+            writeln!(text, "{:<36} {puts} {gets} {:>10}", of.during, of.unanswered)?;
         }
         writeln!(text, "\nafter faults, seconds: the next acknowledged write; all well")?;
         for of in &self.recoveries {
@@ -242,7 +242,7 @@ impl Report {
                 format!("median {:.1}, most {:.1} (of {})", q.p50_ms / 1e3, q.max_ms / 1e3, q.count)
             };
             let (first, well) = (row(&of.first_write), row(&of.well));
-            writeln!(text, "{:<16} {:>4} faults  {first}; {well}", of.kind, of.count)?;
+            writeln!(text, "{:<36} {:>4} faults  {first}; {well}", of.kind, of.count)?;
         }
         let totals = &self.totals;
         writeln!(

@@ -379,17 +379,21 @@ impl World {
 
     /// Waits until a node votes.
     pub async fn wait_until_voter(&mut self, number: Number) -> Result<()> {
-        let id = self.node(number).id;
         let what = format!("that node {number} votes");
         self.wait_for(&what, STANDSTILL_SECONDS, async |world| {
-            let Ok(status) = world.admin.status(false).await else { return Ok(None) };
-            let votes = |node: &v1::NodeStatus| {
-                matches!(node.role(), v1::NodeRole::Leader | v1::NodeRole::Follower)
-            };
-            let is = status.nodes.iter().any(|node| node.id == id && node.reachable && votes(node));
-            Ok(is.then_some(()))
+            Ok(world.is_voter(number).await.then_some(()))
         })
         .await
+    }
+
+    /// Whether a node is known to vote, and is reached.
+    pub async fn is_voter(&mut self, number: Number) -> bool {
+        let id = self.node(number).id;
+        let Ok(status) = self.admin.status(false).await else { return false };
+        let votes = |node: &v1::NodeStatus| {
+            matches!(node.role(), v1::NodeRole::Leader | v1::NodeRole::Follower)
+        };
+        status.nodes.iter().any(|node| node.id == id && node.reachable && votes(node))
     }
 
     /// What a receiver tells of its pulls; None while it is down, or has no offer yet.

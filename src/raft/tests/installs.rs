@@ -240,6 +240,32 @@ fn a_snapshot_the_log_has_overtaken_is_dropped() {
 }
 
 #[test]
+fn what_became_of_a_snapshot_is_told_to_the_first_leader_a_start_hears_of() {
+    let mut cluster = with_a_follower_behind();
+    let (reference, ..) = cluster.machine(3).pulls[0].clone();
+    // The node died while it installed, and its next start has ended the install: what is staged
+    // holds no more than the log does, and the leader still waits to hear of it.
+    let mut meta = cluster.store[&reference.id].meta.clone();
+    meta.index = cluster.core(3).commit_index();
+    cluster.crash(3);
+    cluster.isolate(3);
+    cluster.start(3);
+    let before = cluster.sent.len();
+    let told = |cluster: &Cluster| {
+        cluster.sent[before..].iter().find_map(|(from, _, letter)| match letter {
+            Letter::Report(_, ok) if *from == 3 => Some(*ok),
+            _ => None,
+        })
+    };
+    cluster.tell(3, Input::SnapshotDurable(meta));
+    assert_eq!(told(&cluster), None, "it knows nobody to tell");
+    cluster.cut.clear();
+    cluster.ticks(20);
+    assert_eq!(told(&cluster), Some(false), "what it had staged is not needed any more");
+    cluster.assert_equal(3, 1);
+}
+
+#[test]
 fn a_pull_that_the_log_has_overtaken_ends() {
     let mut cluster = with_a_follower_behind();
     let (reference, index, source) = cluster.machine(3).pulls[0].clone();

@@ -5,11 +5,11 @@
 //! the program of the nodes, the storm says so and counts as incomplete.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::Stage;
+use super::{Stage, membership};
 use crate::storm::net::Number;
 
 /// The build that can be told to die.
@@ -25,6 +25,10 @@ const BEFORE_A_START: &str = "install.plan.written";
 const AFTER_A_START: [&str; 1] = ["redo"];
 /// Steps passed only where staged data of an earlier pull is taken up.
 const AFTER_A_KILL: [&str; 1] = ["reopened"];
+/// Steps that only a node passes which has a state already, and a snapshot takes its place.
+const AFTER_A_STATE: [&str; 1] = ["install.old"];
+/// A node that votes for so long without dying passes its step no more.
+const AFTERWARDS: Duration = Duration::from_secs(8);
 /// How long a node may take to reach its step.
 const REACH_SECONDS: u64 = 120;
 /// Share of the steps that must be reached by a join.
@@ -79,36 +83,15 @@ fn steps_of(program: &Path) -> Result<Vec<String>> {
     Ok(names.filter(is_wanted).map(str::to_owned).collect())
 }
 
-/// A node joins, dies when it passes `step` for the `times`th time, is started again without a
-/// fault and must end equal. False: it joined without passing the step so often.
+/// A node dies when it passes `step` for the `times`th time, is started again without a fault and
+/// must end equal. False: it joined without passing the step so often.
 async fn die_at(stage: &mut Stage, program: &Path, step: &str, times: u64) -> Result<bool> {
     let number = stage.world.add().await?;
-    let plan = |step: &str, times: u64| vec![(VARIABLE.to_owned(), format!("{step}:{times}"))];
-    let is_after_start = AFTER_A_START.iter().any(|word| step.contains(word));
-    let is_after_kill = AFTER_A_KILL.iter().any(|word| step.contains(word));
-    let first = match (is_after_start, is_after_kill) {
-        (true, _) => plan(BEFORE_A_START, 1),
-        (_, true) => Vec::new(),
-        _ => plan(step, times),
-    };
-    stage.world.node(number).process.runs_as(Some(program.to_owned()), first);
-    stage.world.node(number).may_end = true;
-    stage.world.enrol(number).await?;
-    if is_after_kill {
-        stage.world.wait_for_pull(number, |pulled| pulled.newest.done_bytes > 0).await?;
-        stage.world.kill(number).await?;
-    }
-    if is_after_start && !dies(stage, number, 0).await? {
-        stage.world.kill(number).await?;
-    }
-    let ends_before = if is_after_start { stage.world.node(number).ends } else { 0 };
-    if is_after_start || is_after_kill {
-        stage.world.node(number).process.runs_as(Some(program.to_owned()), plan(step, times));
-        stage.world.start_process(number)?;
-    }
+    let ends_before = reach(stage, number, program, step, times).await?;
     let died = dies(stage, number, ends_before).await?;
+    let told = format!("{step}, time {times}");
     if died {
-        let fault = stage.world.timeline.begin("death at a step", format!("{step}, time {times}"));
+        let fault = stage.world.timeline.begin("death at a step", told);
         stage.world.watch.disturb();
         if stage.world.node(number).process.pid().is_none() {
             stage.world.node(number).process.runs_as(None, Vec::new());
@@ -119,7 +102,7 @@ async fn die_at(stage: &mut Stage, program: &Path, step: &str, times: u64) -> Re
         stage.world.wait_until_joined(number).await?;
         stage.world.recover(fault).await?;
     } else {
-        stage.world.timeline.note(format!("{step} was not passed {times} times"));
+        stage.world.timeline.note(format!("not passed: {told}"));
         stage.world.wait_until_joined(number).await?;
     }
     stage.compare().await?;
@@ -127,31 +110,65 @@ async fn die_at(stage: &mut Stage, program: &Path, step: &str, times: u64) -> Re
     Ok(died)
 }
 
-/// Waits until a node has died once more than `ends_before`, or has joined without that.
+/// Brings a node to where it will pass `step`, with the order to die there; how often it has died on
+/// the way.
+async fn reach(
+    stage: &mut Stage,
+    number: Number,
+    program: &Path,
+    step: &str,
+    times: u64,
+) -> Result<u64> {
+    let plan = |step: &str, times: u64| vec![(VARIABLE.to_owned(), format!("{step}:{times}"))];
+    let has = |words: &[&str]| words.iter().any(|word| step.contains(word));
+    let first = if has(&AFTER_A_START) {
+        plan(BEFORE_A_START, 1)
+    } else if has(&AFTER_A_KILL) || has(&AFTER_A_STATE) {
+        Vec::new()
+    } else {
+        plan(step, times)
+    };
+    let is_straight = first.first().is_some_and(|(_, told)| told.starts_with(step));
+    stage.world.node(number).process.runs_as(Some(program.to_owned()), first);
+    stage.world.node(number).may_end = true;
+    stage.world.enrol(number).await?;
+    if is_straight {
+        return Ok(0);
+    }
+    if has(&AFTER_A_START) {
+        dies(stage, number, 0).await?;
+    } else if has(&AFTER_A_KILL) {
+        stage.world.wait_for_pull(number, |pulled| pulled.newest.done_bytes > 0).await?;
+    } else {
+        stage.world.wait_until_joined(number).await?;
+    }
+    let before = stage.world.node(number).ends;
+    stage.world.kill(number).await?;
+    if has(&AFTER_A_STATE) {
+        // The same records each time: what counts is the log.
+        membership::leave_behind(stage, number, membership::AWAY_FIRST).await?;
+    }
+    stage.world.node(number).process.runs_as(Some(program.to_owned()), plan(step, times));
+    stage.world.start_process(number)?;
+    Ok(before)
+}
+
+/// Waits until a node has died once more than `ends_before`, or has all for some time without that.
 async fn dies(stage: &mut Stage, number: Number, ends_before: u64) -> Result<bool> {
     let what = format!("that node {number} dies or joins");
-    let id = stage.world.node(number).id;
+    let mut joined: Option<Instant> = None;
     stage
         .world
         .wait_for(&what, REACH_SECONDS, async |world| {
             if world.node(number).ends > ends_before {
                 return Ok(Some(true));
             }
-            let Ok(status) = world.admin.status(false).await else { return Ok(None) };
-            let voted = status.nodes.iter().any(|node| {
-                node.id == id && node.reachable && node.matched_index > 0 && is_voter(node)
-            });
-            if voted {
-                // Old files are removed a moment after.
-                world.sleep(Duration::from_secs(2)).await?;
-                return Ok(Some(world.node(number).ends > ends_before));
+            if !world.is_voter(number).await {
+                joined = None;
+            } else if joined.get_or_insert_with(Instant::now).elapsed() > AFTERWARDS {
+                return Ok(Some(false));
             }
             Ok(None)
         })
         .await
-}
-
-fn is_voter(node: &ratoon::proto::v1::NodeStatus) -> bool {
-    use ratoon::proto::v1::NodeRole;
-    matches!(node.role(), NodeRole::Follower | NodeRole::Leader)
 }

@@ -25,7 +25,7 @@ pub enum Story {
 /// Content written while a node is away: more than the log keeps.
 const AWAY_BYTES: u64 = 12 << 20;
 /// Where the numbers of records written while a node is away begin.
-const AWAY_FIRST: u64 = 1_000_000;
+pub const AWAY_FIRST: u64 = 1_000_000;
 
 /// Plays a story until its time is over.
 pub async fn play(story: Story, stage: &mut Stage) -> Result<()> {
@@ -105,14 +105,21 @@ async fn compaction(stage: &mut Stage, first: u64) -> Result<u64> {
         stage.world.watch.disturb();
         stage.world.net.change_node(away, &Lane::BOTH, |link| link.cut = true);
     }
+    let next = leave_behind(stage, away, first).await?;
+    stage.end_and_recover(fault).await?;
+    stage.compare().await?;
+    Ok(next)
+}
+
+/// Writes more than the log keeps and compacts it, so that who is `away` needs a snapshot. Answers
+/// the number after that of the last record.
+pub async fn leave_behind(stage: &mut Stage, away: Number, first: u64) -> Result<u64> {
     let next = write_ballast(&mut stage.world, first, AWAY_BYTES).await?;
     for number in (1..=FOUNDERS).filter(|number| *number != away) {
         let client = stage.world.node(number).client.with_timeout(LONG);
         client.create_snapshot().await?;
         client.compact_log().await?;
     }
-    stage.end_and_recover(fault).await?;
-    stage.compare().await?;
     Ok(next)
 }
 

@@ -177,6 +177,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         story: Story::Faulty(faulty::Story::InstallKills),
         bulk_rate: 0,
+        settings: &["raft.log_bytes_kept=4194304"],
         minimum: Minimum { writes: 0, faults: 15, installed: 15, resumes_of_one: 0 },
         ..of_transfers(
             "install-kills",
