@@ -71,7 +71,8 @@ pub async fn reuse(stage: &mut Stage, place: &str) -> Result<String> {
 pub async fn adopt(stage: &mut Stage, place: &str) -> Result<String> {
     let leader = stage.leader().await?;
     let mut node = stage.joiner(true).await?;
-    node.limits_bulk_to(Some(SLOW));
+    // The source is slow, not the receiver, for whom everything might be on its way already.
+    stage.pinned(&stage.nodes[leader])?.limit_transfers(SLOW).await?;
     let before = start_faulty(&mut node, place)?;
     stage
         .wait_for("that the pull has begun a part", async |stage| {
@@ -85,7 +86,6 @@ pub async fn adopt(stage: &mut Stage, place: &str) -> Result<String> {
     std::fs::remove_dir_all(source.data().join("snapshots"))?;
     source.start()?;
     wait_for_death(&mut node, place, before).await?;
-    node.limits_bulk_to(None);
     node.runs_as(None, Vec::new());
     node.set(&settings(&[]));
     node.start()?;
