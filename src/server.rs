@@ -290,8 +290,10 @@ async fn serve(
     };
     doors.cancel();
     match failure {
-        // A node that has failed is not put in order: its disk is as the last fsync left it.
-        Some(failure) => Err(failure),
+        Some(failure) => {
+            node.abandon().await;
+            Err(failure)
+        }
         None => {
             if let Err(error) = api_task.await {
                 info!(logger, "the API did not close in order"; "error" => %error);

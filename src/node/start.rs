@@ -41,6 +41,8 @@ const MEMBERSHIP_LOOK: Duration = Duration::from_millis(500);
 const ADMISSION_WAIT: Duration = Duration::from_secs(2);
 /// A member that has known no leader for so long asks whether it was removed.
 const LEADERLESS: Duration = Duration::from_secs(5);
+/// The threads of a node that has failed get so long to leave the store.
+const ABANDON_WAIT: Duration = Duration::from_secs(10);
 
 /// What a node needs to run.
 #[derive(Clone, Debug)]
@@ -286,8 +288,36 @@ impl Node {
     pub async fn stop(mut self) -> Result<(), NodeError> {
         let shared = self.handle.shared.clone();
         hand_over_leadership(&self.handle).await;
+        self.end_threads().await?;
+        if let Ok(error) = self.failures.try_recv() {
+            // A thread failed while the doors were closing.
+            return Err(error);
+        }
+        shared.waiters.abandon();
+        shared.peers.shutdown().await;
+        shared.snapshots.shutdown().await;
+        let flushing = shared.clone();
+        let flushed = tokio::task::spawn_blocking(move || super::flush::flush(&flushing));
+        let (index, _) = flushed.await.map_err(|e| NodeError::Thread("stop", e.to_string()))??;
+        slog::info!(shared.logger, "stopped"; "flushed_index" => index);
+        Ok(())
+    }
+
+    /// Ends what is left of a node that has failed. Nothing is flushed: its disk is as the last
+    /// fsync left it. But its threads leave the store, because the end of the process takes the
+    /// store's locks away from whoever is inside.
+    pub async fn abandon(mut self) {
+        let logger = self.handle.shared.logger.clone();
+        match tokio::time::timeout(ABANDON_WAIT, self.end_threads()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => slog::warn!(logger, "a thread did not end"; "error" => %error),
+            Err(_) => slog::warn!(logger, "a thread still works, and is left behind"),
+        }
+    }
+
+    async fn end_threads(&mut self) -> Result<(), NodeError> {
         self.stop.cancel();
-        shared.inbox.stop();
+        self.handle.shared.inbox.stop();
         let threads = std::mem::take(&mut self.threads);
         let (log_jobs, apply_jobs) = (self.log_jobs.clone(), self.apply_jobs.clone());
         let joined = tokio::task::spawn_blocking(move || {
@@ -304,19 +334,7 @@ impl Node {
             }
             Ok(())
         });
-        joined.await.map_err(|e| NodeError::Thread("stop", e.to_string()))??;
-        if let Ok(error) = self.failures.try_recv() {
-            // A thread failed while the doors were closing.
-            return Err(error);
-        }
-        shared.waiters.abandon();
-        shared.peers.shutdown().await;
-        shared.snapshots.shutdown().await;
-        let flushing = shared.clone();
-        let flushed = tokio::task::spawn_blocking(move || super::flush::flush(&flushing));
-        let (index, _) = flushed.await.map_err(|e| NodeError::Thread("stop", e.to_string()))??;
-        slog::info!(shared.logger, "stopped"; "flushed_index" => index);
-        Ok(())
+        joined.await.map_err(|e| NodeError::Thread("stop", e.to_string()))?
     }
 
     fn start_threads(
